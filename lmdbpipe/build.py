@@ -1,0 +1,247 @@
+"""The build pipe: a dataset goes in, a finished file comes out, or nothing does."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+from lmdbpipe.codecs import Columns, Schema
+from lmdbpipe.config import LMDBConfig
+from lmdbpipe.encode import EncodedChunk, Encoder, encode_in_processes, encode_iterable, encode_map
+from lmdbpipe.errors import DatabaseMismatchError, DatabasePathError, EmptyDatasetError, FormatError, SampleError
+from lmdbpipe.provenance import differences, provenance
+from lmdbpipe.seeding import preserved
+from lmdbpipe.source import as_source
+from lmdbpipe.store import Database, Manifest, Writer, lock_path, partial_path, read_checkpoint
+
+
+def build(
+    dataset: Any,
+    path: str | os.PathLike[str],
+    *,
+    db_transform: Any = None,
+    num_workers: int = 0,
+    rounds: int = 1,
+    shuffle: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    db_cfg: object = None,
+    progress: bool = True,
+) -> Manifest:
+    """Write a dataset into one LMDB file, once.
+
+    Samples are read raw: the dataset's own ``transform``, ``target_transform`` and ``transforms`` are left for the
+    readers to apply. The file is built beside its place as ``NAME.partial`` and appears by rename when it is complete. A
+    build that was interrupted goes on where it stopped, if the dataset is map-style; one builder works at a time, others
+    wait and then use its file. A finished file is used again if it was built from the same source with the same options.
+    The same arguments give a file with the same content, whatever the number of workers.
+
+    Args:
+        dataset: A map-style dataset, any iterable of samples, or an IterDataPipe.
+        path: Where the file goes. Its folder must exist.
+        db_transform: A transform baked into the images, in place of the dataset's own. A last PILToTensor says that
+            readers give tensors; any other transform must give what a codec takes.
+        num_workers: Processes that read and encode; 0 works in this one. Iterables are always read in this one.
+        rounds: How many passes over the dataset are written, `db_transform` drawn anew in each.
+        shuffle: Write the samples of every round in a random order. Needs a map-style dataset.
+        seed: Seeds that order, and the draws of a random `db_transform`.
+        overwrite: Build anew even if there is a finished file.
+        db_cfg: An `LMDBConfig`, a mapping, or an object with such attributes. Its ``rounds``, ``shuffle_while_writing``
+            and ``num_workers`` hold where the arguments here are left at their defaults.
+        progress: Show a progress bar.
+
+    Returns:
+        The manifest of the finished file.
+
+    Raises:
+        ConfigError: An option has a value that cannot be used.
+        DatabasePathError: The path is a folder, has no parent, or cannot be written.
+        DatabaseMismatchError: There is a finished file of another source or other options.
+        FormatError: There is a file that is not a finished database.
+        EmptyDatasetError: The dataset has no samples.
+        SampleError: A sample does not fit the first one, or holds what no codec takes; nothing is left behind.
+        SourceError: The dataset raised; what was committed stays, and the same call resumes.
+        DatabaseFullError: The disk, or ``map_size``, is full.
+    """
+    given = LMDBConfig.of(db_cfg)
+    options = {
+        "num_workers": num_workers or given.num_workers,
+        "rounds": rounds if rounds != 1 else given.rounds,
+        "shuffle_while_writing": shuffle or given.shuffle_while_writing,
+    }
+    config = LMDBConfig.of({**vars(given), **options})
+    target = Path(path).expanduser().absolute()
+    _check_path(target)
+    before = _identity(target)
+    with preserved(), _lock(target):
+        source = as_source(dataset)
+        encoder = Encoder.of(
+            source,
+            db_transform=db_transform,
+            channels_first=config.db_channels_first,
+            rounds=config.rounds,
+            shuffle=config.shuffle_while_writing,
+            seed=seed,
+        )
+        origin = provenance(source, encoder, db_transform)
+        if target.exists() and (not overwrite or _identity(target) != before):  # another may just have built it
+            return _use_again(target, origin)
+        try:
+            return _build(encoder, target, config, origin, progress=progress)
+        except (SampleError, EmptyDatasetError):
+            partial_path(target).unlink(missing_ok=True)
+            raise
+
+
+class _Progress(NamedTuple):
+    """How far a build has come; what its checkpoints hold."""
+
+    fingerprint: str
+    base: Schema
+    schema: Schema
+    chunk_length: int
+    chunks: int = 0
+    length: int = 0
+    payload_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self._asdict(), "base": self.base.to_json(), "schema": self.schema.to_json()}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> _Progress:
+        return cls(**{**fields, **{name: Schema.from_json(fields[name]) for name in ("base", "schema")}})
+
+
+def _build(encoder: Encoder, target: Path, config: LMDBConfig, origin: dict[str, Any], *, progress: bool) -> Manifest:
+    fingerprint = str(origin["fingerprint"])
+    done, samples = _resume(encoder, target, fingerprint), encoder.samples()
+    first: list[EncodedChunk] = []
+    if done is None:
+        chunk = encoder.first_chunk(samples)
+        if chunk is None:
+            raise EmptyDatasetError(f"{origin['source']}: has no samples; there is nothing to write")
+        first = [chunk]
+        done = _Progress(fingerprint, chunk.schema, chunk.schema, chunk.length)
+    with (
+        _remaining_chunks(encoder, done, samples, config.num_workers) as rest,  # starts processes: no file is open yet
+        Writer(target, config) as writer,
+        tqdm(total=encoder.length, initial=done.length, unit=" samples", disable=not progress, desc=target.name) as bar,
+    ):
+        if first:
+            writer.clear()
+        try:
+            for chunk in itertools.chain(first, rest):
+                done = _put(writer, done, chunk)
+                bar.update(chunk.length)
+        except SampleError:
+            raise
+        except BaseException:
+            writer.commit()
+            raise
+        manifest = Manifest(
+            length=done.length,
+            chunk_length=done.chunk_length,
+            schema=done.schema,
+            provenance=origin,
+            totals={"payload_bytes": done.payload_bytes},
+        )
+        return writer.finish(manifest)
+
+
+def _resume(encoder: Encoder, target: Path, fingerprint: str) -> _Progress | None:
+    """Find how far an interrupted build of the same source has come."""
+    if encoder.length is None or (checkpoint := read_checkpoint(target)) is None:
+        return None
+    try:
+        done = _Progress.from_json(checkpoint)
+    except (FormatError, TypeError, KeyError):  # another version's
+        return None
+    return done if done.fingerprint == fingerprint else None
+
+
+def _remaining_chunks(
+    encoder: Encoder, done: _Progress, samples: Iterator[Any], num_workers: int
+) -> contextlib.AbstractContextManager[Iterator[EncodedChunk]]:
+    start = max(done.chunks, 1)
+    if encoder.length is None:
+        return contextlib.nullcontext(encode_iterable(encoder, done.base, done.chunk_length, samples))
+    if num_workers:
+        return encode_in_processes(encoder, done.base, done.chunk_length, start, num_workers)
+    return contextlib.nullcontext(encode_map(encoder, done.base, done.chunk_length, start))
+
+
+def _put(writer: Writer, done: _Progress, chunk: EncodedChunk) -> _Progress:
+    """Write the next chunk. If it widens the schema, first add to earlier chunks the columns that they lack."""
+    schema = done.schema.join(chunk.schema)
+    payload = done.payload_bytes
+    if schema != done.schema:
+        for before in range(done.chunks):
+            columns = schema.widen(done.schema, done.chunk_length)
+            payload += _nbytes(columns)
+            writer.put(before, columns, 0, done.to_json())
+    columns = {**chunk.columns, **schema.widen(chunk.schema, chunk.length)}
+    done = done._replace(
+        schema=schema,
+        chunks=done.chunks + 1,
+        length=done.length + chunk.length,
+        payload_bytes=payload + _nbytes(columns),
+    )
+    writer.put(done.chunks - 1, columns, chunk.length, done.to_json())
+    return done
+
+
+def _nbytes(columns: Columns) -> int:
+    return sum(array.nbytes for array in columns.values())
+
+
+def _use_again(target: Path, origin: dict[str, Any]) -> Manifest:
+    """Take a finished file, if it is of the same source and options."""
+    with contextlib.closing(Database(target)) as database:
+        manifest = database.manifest
+    if different := differences(manifest.provenance, origin):
+        raise DatabaseMismatchError(
+            f"{target}: was built from something else: {'; '.join(different)}. "
+            "Use another name, or build it anew with overwrite=True (force_db_rebuild=True in LMDBDataset)"
+        )
+    return manifest
+
+
+def _check_path(target: Path) -> None:
+    if target.is_dir():
+        raise DatabasePathError(f"{target}: is a folder; give the path of a file in it, such as {target / 'data.lmdb'}")
+    if not target.parent.is_dir():
+        raise DatabasePathError(f"{target}: its folder does not exist; make {target.parent} first")
+    if not os.access(target.parent, os.W_OK) and not target.exists():
+        raise DatabasePathError(f"{target}: its folder cannot be written")
+
+
+def _identity(target: Path) -> tuple[int, int] | None:
+    """Tell a file from its successor of the same name."""
+    try:
+        stat = target.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+@contextlib.contextmanager
+def _lock(target: Path) -> Iterator[None]:
+    """Be the only builder of a file; the lock's own file is gone afterwards."""
+    lock = FileLock(lock_path(target))
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise DatabasePathError(f"{target}: its folder cannot be written: {error}") from error
+    try:
+        yield
+    finally:
+        if os.name == "posix":  # while it is held: who waits for it sees that it is gone, and makes another
+            lock_path(target).unlink(missing_ok=True)
+        lock.release()

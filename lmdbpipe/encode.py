@@ -1,0 +1,287 @@
+"""Encoding: raw samples, with transforms baked in, become the columns of chunks, here or in worker processes."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any, NamedTuple
+
+import torch
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from lmdbpipe.codecs import Columns, ImageCodec, Schema
+from lmdbpipe.errors import ConfigError, LMDBPipeError, SampleError
+from lmdbpipe.order import Permutation, Purpose
+from lmdbpipe.seeding import seed_all
+from lmdbpipe.source import IterableSource, MapSource, Source
+from lmdbpipe.structure import Path, Structure, get, replace
+from lmdbpipe.wrapped import standard_paths
+
+_CHUNK_BYTES = 1024**2
+"""A chunk is closed when it holds this much: large enough to copy at full speed, small enough to stay in cache."""
+_CHUNK_LENGTH = 16384
+"""Most samples in a chunk."""
+TO_TENSOR = (v1.ToTensor, v1.PILToTensor, v2.ToTensor, v2.PILToTensor, v2.ToImage)
+_PIL_TO_TENSOR = (v1.PILToTensor, v2.PILToTensor)
+
+
+class EncodedChunk(NamedTuple):
+    """A chunk's columns, and the narrowest schema that describes them."""
+
+    schema: Schema
+    columns: Columns
+    length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What is done to a sample before it is written; picklable, so that worker processes can do it.
+
+    Attributes:
+        source: Where samples come from.
+        db_transform: What is baked in, without a last PILToTensor; None for nothing.
+        as_tensor: Whether `db_transform` ended with PILToTensor: pixels are stored the same, a reader gives tensors.
+        path: Where in a sample `db_transform` acts; None for torchvision's convention.
+        channels_first: Whether images of equal sizes are stored C×H×W.
+        rounds: Passes over the source.
+        shuffle_seed: Seeds the physical order; None keeps the source's.
+        seed: Seeds the draws of random transforms, by round and sample.
+    """
+
+    source: Source
+    db_transform: Callable[[Any], Any] | None
+    as_tensor: bool
+    path: Path | None
+    channels_first: bool
+    rounds: int
+    shuffle_seed: int | None
+    seed: int
+
+    @classmethod
+    def of(
+        cls, source: Source, *, db_transform: Any, channels_first: bool, rounds: int, shuffle: bool, seed: int
+    ) -> Encoder:
+        """Prepare an encoder.
+
+        Raises:
+            ConfigError: Rounds or a shuffle are asked of an iterable that cannot give them.
+        """
+        if isinstance(source, IterableSource):
+            if rounds > 1:
+                source.require_repeatable("rounds")
+            if shuffle:
+                raise ConfigError("shuffle needs a map-style dataset, with __getitem__ and __len__")
+        baked, as_tensor = _split_tail(db_transform)
+        sites = source.transform_paths()
+        paths = sites.get("transform") or sites.get("transforms")
+        return cls(
+            source=source,
+            db_transform=baked,
+            as_tensor=as_tensor,
+            path=paths[0] if paths else None,
+            channels_first=channels_first and (as_tensor or begins_with(source.live_transform(), TO_TENSOR)),
+            rounds=rounds,
+            shuffle_seed=seed if shuffle else None,
+            seed=seed,
+        )
+
+    @property
+    def length(self) -> int | None:
+        """Samples to write; None if unknown."""
+        return None if self.source.length is None else self.source.length * self.rounds
+
+    def samples(self, start: int = 0, stop: int | None = None) -> Iterator[Any]:
+        """Read and bake samples in physical order.
+
+        Raises:
+            SourceError: The dataset raised, or `db_transform` did.
+        """
+        if isinstance(self.source, MapSource):
+            for position, round_, index in self._origins(start, self.length or 0 if stop is None else stop):
+                seed_all(self.seed, round_, index)
+                yield self._bake(self.source.fetch(index), position)
+        else:
+            for round_ in range(self.rounds):
+                for index, sample in enumerate(self.source):
+                    if self.db_transform is not None:
+                        seed_all(self.seed, round_, index)
+                    yield self._bake(sample, index)
+
+    def encode(self, samples: Iterable[Any], base: Schema, start: int) -> EncodedChunk:
+        """Encode samples as one chunk; `start` is the first one's position.
+
+        Raises:
+            SampleError: A sample does not fit the base.
+        """
+        schema, rows = base, []
+        for position, sample in enumerate(samples, start):
+            with _named(position):
+                schema, leaves = schema.flatten(sample)
+            rows.append(leaves)
+        return EncodedChunk(schema, schema.encode(rows), len(rows))
+
+    def first_chunk(self, samples: Iterator[Any]) -> EncodedChunk | None:
+        """Encode the first chunk. Its length is that of all, its schema their base; None if there are no samples."""
+        taken: list[Any] = []
+        schema, size = None, 0
+        for sample in samples:
+            with _named(len(taken)):
+                schema, leaves = (schema or Schema.of(sample)).flatten(sample)
+            taken.append(leaves)
+            size += sum(array.nbytes for array in schema.encode([leaves]).values())
+            if size >= _CHUNK_BYTES or len(taken) >= _CHUNK_LENGTH:
+                break
+        if schema is None:
+            return None
+        schema = dataclasses.replace(schema, codecs=tuple(map(self._settle, schema.codecs)))
+        return EncodedChunk(schema, schema.encode(taken), len(taken))
+
+    def _settle(self, codec: Any) -> Any:
+        """Decide an image codec's layout and kind, now that a chunk of images has been seen."""
+        if not isinstance(codec, ImageCodec):
+            return codec
+        layout = "CHW" if self.channels_first and codec.size and codec.mode else "HWC"
+        return dataclasses.replace(codec, layout=layout, as_tensor=self.as_tensor)
+
+    def _origins(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Physical positions, each with its round and the source's index."""
+        length = self.source.length or 1
+        for round_ in range(start // length, -(-stop // length)):
+            first, last = max(start, round_ * length), min(stop, (round_ + 1) * length)
+            indices: Any = range(first - round_ * length, last - round_ * length)
+            if self.shuffle_seed is not None:
+                indices = physical_order(length, self.shuffle_seed, round_).forward(indices).tolist()
+            yield from zip(range(first, last), itertools.repeat(round_), indices)
+
+    def _bake(self, sample: Any, position: int) -> Any:
+        if self.db_transform is None:
+            return sample
+        path = self.path if self.path is not None else _convention(sample)
+        try:
+            return replace(sample, path, self.db_transform(get(sample, path)))
+        except Exception as error:
+            raise SampleError(f"sample {position}: db_transform raised {type(error).__name__}: {error}") from error
+
+
+@functools.lru_cache(maxsize=4)
+def physical_order(length: int, seed: int, round_: int) -> Permutation:
+    """The permutation from physical positions in a round to the source's indices."""
+    return Permutation(n=length, seed=seed, epoch=round_, purpose=Purpose.BUILD)
+
+
+def begins_with(transform: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether the first step of a transform is of some kinds."""
+    while isinstance(transform, v1.Compose | v2.Compose) and transform.transforms:
+        transform = transform.transforms[0]
+    return isinstance(transform, kinds)
+
+
+def encode_map(encoder: Encoder, base: Schema, chunk_length: int, start: int) -> Iterator[EncodedChunk]:
+    """Encode the chunks from `start` on, in this process."""
+    job = _Job(encoder, base, chunk_length)
+    return map(job, range(start, job.num_chunks))
+
+
+def encode_iterable(
+    encoder: Encoder, base: Schema, chunk_length: int, samples: Iterator[Any]
+) -> Iterator[EncodedChunk]:
+    """Encode the chunks that the rest of an iterable makes."""
+    for chunk in itertools.count(1):
+        if not (taken := list(itertools.islice(samples, chunk_length))):
+            return
+        yield encoder.encode(taken, base, chunk * chunk_length)
+
+
+@contextlib.contextmanager
+def encode_in_processes(
+    encoder: Encoder, base: Schema, chunk_length: int, start: int, num_workers: int
+) -> Iterator[Iterator[EncodedChunk]]:
+    """Encode the chunks from `start` on in worker processes, which are started at once, and give them in order."""
+    job = _Job(encoder, base, chunk_length)
+    with ProcessPoolExecutor(num_workers, initializer=_start_worker, initargs=(job,)) as pool:
+        chunks = iter(range(start, job.num_chunks))
+        ahead = collections.deque(pool.submit(_work, chunk) for chunk in itertools.islice(chunks, 2 * num_workers))
+        try:
+            yield _collect(pool, ahead, chunks)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _collect(
+    pool: ProcessPoolExecutor, ahead: collections.deque[Future[Any]], chunks: Iterator[int]
+) -> Iterator[EncodedChunk]:
+    while ahead:
+        result = ahead.popleft().result()
+        if isinstance(result, _Failure):
+            raise result.error from result.cause
+        ahead.extend(pool.submit(_work, chunk) for chunk in itertools.islice(chunks, 1))
+        yield result
+
+
+class _Job(NamedTuple):
+    encoder: Encoder
+    base: Schema
+    chunk_length: int
+
+    @property
+    def num_chunks(self) -> int:
+        return -(-(self.encoder.length or 0) // self.chunk_length)
+
+    def __call__(self, chunk: int) -> EncodedChunk:
+        start = chunk * self.chunk_length
+        stop = min(start + self.chunk_length, self.encoder.length or 0)
+        return self.encoder.encode(self.encoder.samples(start, stop), self.base, start)
+
+
+class _Failure(NamedTuple):
+    """An error on its way between processes, which would lose its cause."""
+
+    error: Exception
+    cause: BaseException | None
+
+
+_job: _Job | None = None
+
+
+def _start_worker(job: _Job) -> None:
+    global _job  # noqa: PLW0603 - a worker process does one job
+    _job = job
+    torch.set_num_threads(1)
+
+
+def _work(chunk: int) -> EncodedChunk | _Failure:
+    assert _job is not None  # noqa: S101 - set by the initializer
+    try:
+        return _job(chunk)
+    except LMDBPipeError as error:
+        return _Failure(error, error.__cause__)
+
+
+@contextlib.contextmanager
+def _named(position: int) -> Iterator[None]:
+    """Say in a sample's error which sample it is."""
+    try:
+        yield
+    except SampleError as error:
+        raise type(error)(f"sample {position}, {error}") from error.__cause__
+
+
+def _convention(sample: Any) -> Path:
+    return standard_paths(Structure.of(sample))["transform"][0]
+
+
+def _split_tail(transform: Any) -> tuple[Any, bool]:
+    """Take a last PILToTensor off a transform."""
+    if isinstance(transform, _PIL_TO_TENSOR):
+        return None, True
+    if isinstance(transform, v1.Compose | v2.Compose) and transform.transforms:
+        *head, last = transform.transforms
+        if isinstance(last, _PIL_TO_TENSOR):
+            return type(transform)(head) if head else None, True
+    return transform, False

@@ -1,0 +1,114 @@
+"""What a build reads from: a map-style dataset, or an iterable of samples, raw."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import IterableDataset
+from torch.utils.data.datapipes.iter import IterableWrapper
+
+from lmdbpipe.errors import ConfigError, SourceError
+from lmdbpipe.structure import Path
+from lmdbpipe.wrapped import WrappedDataset
+
+_PROBED = 4
+"""How many samples tell one source from another."""
+
+
+class MapSource:
+    """Raw samples by index; a build from it can be resumed and spread over processes."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.wrapped = WrappedDataset(dataset)
+        self.length: int | None = len(dataset)
+
+    @property
+    def dataset(self) -> Any:
+        """The user's dataset."""
+        return self.wrapped.dataset
+
+    def fetch(self, index: int) -> Any:
+        """Read a raw sample.
+
+        Raises:
+            SourceError: The dataset raised.
+        """
+        try:
+            return self.wrapped.raw[index]
+        except Exception as error:
+            raise _source_error(self.dataset, index, error) from error
+
+    def probe(self) -> list[Any]:
+        """Read a few samples, spread over the whole."""
+        length = self.length or 0
+        indices = sorted({k * (length - 1) // (_PROBED - 1) for k in range(_PROBED)}) if length else []
+        return [self.fetch(index) for index in indices]
+
+    def transform_paths(self) -> dict[str, tuple[Path, ...]]:
+        """Where in a sample the dataset applies its own transforms, by the attribute's name."""
+        return {site.name: site.paths for site in self.wrapped.sites() if site.paths} if self.length else {}
+
+    def live_transform(self) -> Any:
+        """The transform that is now set, if any."""
+        return getattr(self.dataset, "transform", None)
+
+
+class IterableSource:
+    """Raw samples one after the other; their number may be unknown."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.length: int | None = None
+        try:
+            self._repeatable = iter(dataset) is not dataset
+        except TypeError as error:
+            raise ConfigError(
+                f"a {type(dataset).__name__} is no dataset: it has neither __getitem__ and __len__ nor __iter__"
+            ) from error
+
+    def __iter__(self) -> Iterator[Any]:
+        samples = iter(self.dataset)
+        for index in itertools.count():
+            try:
+                sample = next(samples)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise _source_error(self.dataset, index, error) from error
+            yield sample
+
+    def require_repeatable(self, why: str) -> None:
+        """Raise ConfigError if the samples can be read only once."""
+        if not self._repeatable:
+            raise ConfigError(f"{why} needs a source that can be read again, and {type(self.dataset).__name__} cannot")
+
+    def probe(self) -> list[Any]:
+        """Read the first few samples, if that does not use them up."""
+        return list(itertools.islice(self, _PROBED)) if self._repeatable else []
+
+    def transform_paths(self) -> dict[str, tuple[Path, ...]]:
+        """Nothing: an iterable gives what it gives."""
+        return {}
+
+    def live_transform(self) -> Any:
+        """None: an iterable has applied its transforms."""
+        return None
+
+
+Source = MapSource | IterableSource
+
+
+def as_source(dataset: Any) -> Source:
+    """Find out how a dataset is read; an IterableWrapper around a map-style dataset is that dataset."""
+    if isinstance(dataset, IterableWrapper):
+        dataset = dataset.iterable
+    is_map = (
+        hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
+    )
+    return MapSource(dataset) if is_map else IterableSource(dataset)
+
+
+def _source_error(dataset: Any, index: int, error: Exception) -> SourceError:
+    return SourceError(f"sample {index}: {type(dataset).__name__} raised {type(error).__name__}: {error}")

@@ -1,0 +1,185 @@
+"""Writing a file: chunks in batches of commits into ``NAME.partial``, then one rename.
+
+LMDB's map starts small and doubles when it is full, up to the configured bound; a batch that did not fit is written
+again, so nothing is lost. Every commit holds a checkpoint from which an interrupted build goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import lmdb
+import xxhash
+
+from lmdbpipe.codecs import Columns
+from lmdbpipe.config import LMDBConfig
+from lmdbpipe.errors import DatabaseFullError, DatabasePathError
+from lmdbpipe.store.environment import DATA, FILE_OPTIONS, META, SUMS
+from lmdbpipe.store.manifest import CHECKPOINT_KEY, MANIFEST_KEY, Manifest
+from lmdbpipe.store.reader import chunk_key
+
+_MIB = 1024**2
+_FIRST_MAP = 64 * _MIB
+_PENDING_BYTES = 64 * _MIB
+"""Most bytes of chunks held in memory between two commits."""
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file lies while it is built."""
+    return path.with_name(path.name + ".partial")
+
+
+def lock_path(path: Path) -> Path:
+    """The lock that builders of a file hold, one at a time."""
+    return path.with_name(path.name + ".lock")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The checkpoint of an interrupted build's last commit; None if there is nothing to go on with."""
+    partial = partial_path(path)
+    if not partial.is_file():
+        return None
+    try:
+        with (
+            lmdb.open(str(partial), readonly=True, **FILE_OPTIONS) as env,
+            env.begin(db=env.open_db(META, create=False)) as transaction,
+        ):
+            data = transaction.get(CHECKPOINT_KEY)
+    except lmdb.Error:
+        return None
+    return None if data is None else json.loads(data)  # type: ignore[no-any-return]
+
+
+class Writer:
+    """The partial file of one build. Use it as a context; `finish` publishes, anything else leaves the partial file.
+
+    Args:
+        path: The final path.
+        config: Its ``map_size``, ``write_frequency`` and ``meminit`` apply.
+
+    Raises:
+        DatabasePathError: The file cannot be created or written.
+    """
+
+    def __init__(self, path: Path, config: LMDBConfig) -> None:
+        self.path = path
+        self.partial = partial_path(path)
+        self._config = config
+        self._pending: list[tuple[int, Columns, dict[str, Any]]] = []
+        self._pending_bytes = self._pending_samples = 0
+        self._open()
+
+    def _open(self) -> None:
+        used = self.partial.stat().st_size if self.partial.exists() else 0
+        map_size = min(self._config.map_size, max(_FIRST_MAP, 2 * used))
+        try:
+            self._env = lmdb.open(
+                str(self.partial), map_size=map_size, meminit=self._config.meminit, metasync=True, **FILE_OPTIONS
+            )
+        except (lmdb.Error, OSError) as error:
+            raise DatabasePathError(f"{self.partial}: cannot be written: {error}") from error
+        self._handles = {name: self._env.open_db(name) for name in (META, DATA, SUMS)}
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._env.close()
+
+    def clear(self) -> None:
+        """Begin anew: drop what another build has left."""
+        self._env.close()
+        self.partial.unlink()
+        self._open()
+
+    def put(self, chunk: int, columns: Columns, samples: int, checkpoint: dict[str, Any]) -> None:
+        """Add columns to a chunk; `checkpoint` describes the build with them in. Commits when enough is pending."""
+        self._pending.append((chunk, columns, checkpoint))
+        self._pending_bytes += sum(array.nbytes for array in columns.values())
+        self._pending_samples += samples
+        if self._pending_bytes >= _PENDING_BYTES or self._pending_samples >= self._config.write_frequency:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write what is pending, with the last checkpoint in the same transaction.
+
+        Raises:
+            DatabaseFullError: It needs more room than ``map_size`` or the disk allows.
+        """
+        if not self._pending:
+            return
+        pending, self._pending, self._pending_bytes, self._pending_samples = self._pending, [], 0, 0
+
+        def write(transaction: Any) -> None:
+            for chunk, columns, _ in pending:
+                for index in sorted(columns):
+                    value = memoryview(columns[index]).cast("B") if columns[index].nbytes else b""
+                    key = chunk_key(chunk, index)
+                    transaction.put(key, value, db=self._handles[DATA])
+                    transaction.put(key, xxhash.xxh3_64_digest(value), db=self._handles[SUMS])
+            transaction.put(CHECKPOINT_KEY, json.dumps(pending[-1][2]).encode(), db=self._handles[META])
+
+        self._write(write)
+
+    def finish(self, manifest: Manifest) -> Manifest:
+        """Write the manifest, make everything durable, and give the file its final name.
+
+        Returns:
+            The manifest as written, with the file's size in its totals.
+        """
+        self.commit()
+        size = 0
+        while manifest.totals.get("file_bytes") != size:  # the manifest names the size of the file it lies in
+            manifest = dataclasses.replace(manifest, totals={**manifest.totals, "file_bytes": size})
+            self._write(lambda transaction, data=manifest.dumps(): self._finish(transaction, data))  # type: ignore[misc]
+            size = self.partial.stat().st_size
+        self._env.sync(True)
+        self._env.close()
+        _fsync(self.partial, os.O_RDWR)
+        os.replace(self.partial, self.path)  # noqa: PTH105 - named in the format's promise
+        if os.name == "posix":
+            _fsync(self.path.parent, os.O_RDONLY)
+        return manifest
+
+    def _finish(self, transaction: Any, manifest: bytes) -> None:
+        transaction.put(MANIFEST_KEY, manifest, db=self._handles[META])
+        transaction.delete(CHECKPOINT_KEY, db=self._handles[META])
+
+    def _write(self, write: Callable[[Any], None]) -> None:
+        while True:
+            try:
+                with self._env.begin(write=True) as transaction:
+                    write(transaction)
+                return
+            except lmdb.MapFullError as error:
+                self._grow(error)
+            except (lmdb.DiskError, OSError) as error:
+                raise DatabaseFullError(f"{self.partial}: cannot be written: {error}") from error
+            except lmdb.Error as error:
+                if "No space left" not in str(error):
+                    raise
+                raise DatabaseFullError(f"{self.partial}: the disk is full; free room and build again") from error
+
+    def _grow(self, error: lmdb.MapFullError) -> None:
+        size = self._env.info()["map_size"]
+        if size >= self._config.map_size:
+            raise DatabaseFullError(
+                f"{self.partial}: the database needs more than map_size={self._config.map_size} bytes; raise it in db_cfg"
+            ) from error
+        self._env.set_mapsize(min(2 * size, self._config.map_size))
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

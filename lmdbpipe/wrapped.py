@@ -1,0 +1,214 @@
+"""A dataset's own transforms: taken off for a build, found again for the readers.
+
+``transform``, ``target_transform`` and ``transforms`` are looked for in the dataset and in the datasets inside it
+(Subset, ConcatDataset, a user's wrapper). Where in a sample each one acts is seen by fetching one sample from a copy in
+which they are replaced by recorders; so it works for any dataset that applies them to a part of what it returns. The
+user's dataset is never changed.
+"""
+
+from __future__ import annotations
+
+import bisect
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from torch.utils.data import ConcatDataset, Dataset, Subset
+from torchvision.datasets.vision import StandardTransform
+
+from lmdbpipe.errors import TransformError
+from lmdbpipe.structure import Path, Structure, get, replace
+
+ATTRIBUTES = ("transform", "target_transform", "transforms")
+Transform: TypeAlias = Callable[..., Any]
+
+
+class Step(NamedTuple):
+    """A transform, and the parts of a sample that it takes and gives back."""
+
+    function: Transform
+    paths: tuple[Path, ...]
+
+
+class Site(NamedTuple):
+    """Where a dataset applies one of its transforms."""
+
+    owner: Any
+    name: str
+    paths: tuple[Path, ...]
+    """Paths into the sample; empty if they could not be seen, because the dataset works on after the transform."""
+
+
+def apply(steps: Sequence[Step], sample: Any) -> Any:
+    """Apply transforms to a sample, in order."""
+    for function, paths in steps:
+        if len(paths) == 1:
+            sample = replace(sample, paths[0], function(get(sample, paths[0])))
+        else:
+            values = function(*(get(sample, path) for path in paths))
+            for path, value in zip(paths, values, strict=True):
+                sample = replace(sample, path, value)
+    return sample
+
+
+def standard_paths(structure: Structure) -> dict[str, tuple[Path, ...]]:
+    """Where transforms act by torchvision's convention: on (input, target) pairs, or on the whole of anything else."""
+    is_pair = structure.kind in ("tuple", "list", "namedtuple") and len(structure.children) > 1
+    first, second = ((key,) for key in structure.keys[:2]) if is_pair else ((), ())
+    both = (first, second) if is_pair else (first,)
+    return {"transform": (first,), "target_transform": (second,), "transforms": both}
+
+
+class WrappedDataset:
+    """A map-style dataset taken apart into raw samples and live transforms.
+
+    Args:
+        dataset: Any object with ``__getitem__`` and ``__len__``.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.raw = _view(dataset, lambda owner, name, value: None if value is None else _identity)
+        self._routed = any(isinstance(inner, ConcatDataset) for inner in _inner(dataset))
+        self._sites: dict[tuple[int, ...], tuple[Site, ...]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"dataset": self.dataset}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["dataset"])  # type: ignore[misc]
+
+    def route(self, index: int) -> tuple[int, ...]:
+        """Which of the datasets inside a ConcatDataset a sample comes of; samples of one route share transforms."""
+        return _route(self.dataset, index) if self._routed else ()
+
+    def sites(self, index: int = 0) -> tuple[Site, ...]:
+        """Where transforms act in a sample, in the order in which they are called."""
+        route = self.route(index)
+        if route not in self._sites:
+            self._sites[route] = tuple(_find_sites(self.dataset, index))
+        return self._sites[route]
+
+    def steps(self, index: int, overrides: Mapping[str, Transform | None]) -> tuple[Step, ...]:
+        """The transforms that now act on a sample: the datasets' own, or those set in their place.
+
+        Raises:
+            TransformError: One is set, but where it acts could not be seen.
+        """
+        steps = []
+        for site in self.sites(index):
+            function = _live(site, overrides)
+            if function is not None and not site.paths:
+                raise TransformError(
+                    f"{type(site.owner).__name__}.{site.name} acts on no part of the sample that can be seen: the dataset "
+                    "works on after it. Set it to None before wrapping, and apply it to what the wrapper returns"
+                )
+            if function is not None:
+                steps.append(Step(function, site.paths))
+        return tuple(steps)
+
+
+def _live(site: Site, overrides: Mapping[str, Transform | None]) -> Transform | None:
+    """The transform at a site: overridden by name; ``transform`` and ``target_transform`` also reach a joint one."""
+    current: Transform | None = getattr(site.owner, site.name)
+    if site.name in overrides:
+        return overrides[site.name]
+    parts = {name: overrides[name] for name in ("transform", "target_transform") if name in overrides}
+    if site.name != "transforms" or not parts:
+        return current
+    if isinstance(current, StandardTransform):
+        parts = {"transform": current.transform, "target_transform": current.target_transform} | parts
+    return StandardTransform(**parts) if any(parts.values()) else None
+
+
+def _identity(*values: Any) -> Any:
+    return values[0] if len(values) == 1 else values
+
+
+def _inner(dataset: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """All datasets inside a dataset, itself included."""
+    seen = set() if seen is None else seen
+    if id(dataset) in seen:
+        return
+    seen.add(id(dataset))
+    yield dataset
+    for value in getattr(dataset, "__dict__", {}).values():
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(item, Dataset):
+                yield from _inner(item, seen)
+
+
+def _view(dataset: Any, substitute: Callable[[Any, str, Any], Any], views: dict[int, Any] | None = None) -> Any:
+    """Copy a dataset and those inside it, without their data, with other transforms."""
+    views = {} if views is None else views
+    if not hasattr(dataset, "__dict__"):
+        return dataset
+    if id(dataset) not in views:
+        view = views[id(dataset)] = copy.copy(dataset)
+        for name, value in vars(dataset).items():
+            if name in ATTRIBUTES:
+                vars(view)[name] = substitute(dataset, name, value)
+            elif isinstance(value, Dataset):
+                vars(view)[name] = _view(value, substitute, views)
+            elif isinstance(value, list | tuple) and any(isinstance(item, Dataset) for item in value):
+                items = (_view(item, substitute, views) if isinstance(item, Dataset) else item for item in value)
+                vars(view)[name] = list(items) if isinstance(value, list) else tuple(items)
+    return views[id(dataset)]
+
+
+def _route(dataset: Any, index: int) -> tuple[int, ...]:
+    if isinstance(dataset, Subset):
+        return _route(dataset.dataset, dataset.indices[index])
+    if isinstance(dataset, ConcatDataset):
+        child = bisect.bisect_right(dataset.cumulative_sizes, index)
+        start = dataset.cumulative_sizes[child - 1] if child else 0
+        return (child, *_route(dataset.datasets[child], index - start))
+    return ()
+
+
+class _Mark:
+    """Stands for a value while a sample is fetched, to be found again in it."""
+
+
+def _find_sites(dataset: Any, index: int) -> Iterator[Site]:
+    """See where transforms act: with marks in place of values, or by identity if the dataset works on with them."""
+    try:
+        calls, sample = _record(dataset, index, lambda value: value if isinstance(value, _Mark) else _Mark())
+    except Exception:  # the dataset looked into a mark; it may do so in any way
+        calls, sample = _record(dataset, index, lambda value: value)
+    for owner, name, values in calls:
+        paths = [_locate(sample, value) for value in values]
+        found = tuple(path for path in paths if path is not None)
+        yield Site(owner, name, found if len(found) == len(paths) else ())
+
+
+def _record(dataset: Any, index: int, give: Callable[[Any], Any]) -> tuple[list[tuple[Any, str, list[Any]]], Any]:
+    calls: list[tuple[Any, str, list[Any]]] = []
+
+    def recorder(owner: Any, name: str, value: Any) -> Transform:
+        def record(*values: Any) -> Any:
+            given = [give(value) for value in values]
+            calls.append((owner, name, given))
+            return _identity(*given)
+
+        return record
+
+    return calls, _view(dataset, recorder)[index]
+
+
+def _locate(sample: Any, value: Any) -> Path | None:
+    """Find an object in a sample."""
+    if sample is value:
+        return ()
+    if isinstance(sample, dict):
+        children: Any = sample.items()
+    elif isinstance(sample, tuple) and hasattr(sample, "_fields"):
+        children = zip(sample._fields, sample, strict=True)
+    elif isinstance(sample, list | tuple):
+        children = enumerate(sample)
+    else:
+        return None
+    for key, child in children:
+        if (path := _locate(child, value)) is not None:
+            return (key, *path)
+    return None
