@@ -81,16 +81,7 @@ def build(
     _check_path(target)
     before = _identity(target)
     with preserved(), _lock(target):
-        source = as_source(dataset)
-        encoder = Encoder.of(
-            source,
-            db_transform=db_transform,
-            channels_first=config.db_channels_first,
-            rounds=config.rounds,
-            shuffle=config.shuffle_while_writing,
-            seed=seed,
-        )
-        origin = provenance(source, encoder, db_transform)
+        encoder, origin = _prepare(dataset, db_transform, config, seed)
         if target.exists() and (not overwrite or _identity(target) != before):  # another may just have built it
             return _use_again(target, origin)
         try:
@@ -98,6 +89,30 @@ def build(
         except (SampleError, EmptyDatasetError):
             partial_path(target).unlink(missing_ok=True)
             raise
+
+
+def check_reuse(dataset: Any, path: Path, *, db_transform: Any, db_cfg: LMDBConfig) -> Manifest:
+    """Read the manifest of a finished file, if `build` would use it again for a dataset.
+
+    Raises:
+        DatabaseMismatchError: It is of another source or other options.
+        FormatError: It is not a finished database.
+    """
+    with preserved():
+        return _use_again(path, _prepare(dataset, db_transform, db_cfg, seed=0)[1])
+
+
+def _prepare(dataset: Any, db_transform: Any, config: LMDBConfig, seed: int) -> tuple[Encoder, dict[str, Any]]:
+    source = as_source(dataset)
+    encoder = Encoder.of(
+        source,
+        db_transform=db_transform,
+        channels_first=config.db_channels_first,
+        rounds=config.rounds,
+        shuffle=config.shuffle_while_writing,
+        seed=seed,
+    )
+    return encoder, provenance(source, encoder, db_transform)
 
 
 class _Progress(NamedTuple):

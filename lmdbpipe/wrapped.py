@@ -73,10 +73,11 @@ class WrappedDataset:
         self._sites: dict[tuple[int, ...], tuple[Site, ...]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"dataset": self.dataset}
+        return {"dataset": self.dataset, "sites": self._sites}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["dataset"])  # type: ignore[misc]
+        self._sites = state["sites"]
 
     def route(self, index: int) -> tuple[int, ...]:
         """Which of the datasets inside a ConcatDataset a sample comes of; samples of one route share transforms."""

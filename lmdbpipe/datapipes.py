@@ -1,0 +1,199 @@
+"""The DataPipe face: `LMDBWriter` (``.write_lmdb``) and `LMDBReader` (``.read_lmdb``)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import IterDataPipe, functional_datapipe
+from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
+
+from lmdbpipe.build import build
+from lmdbpipe.errors import ConfigError
+from lmdbpipe.order import Uneven
+from lmdbpipe.reader import PathLike, StreamReader, fixed_steps, open_records
+from lmdbpipe.stream import StreamOptions
+from lmdbpipe.world import Ranks, Workers, resolve_ranks, resolve_workers
+from lmdbpipe.wrapped import Transform
+
+
+def _functional(name: str) -> Callable[[type], type]:
+    """Register a functional form, but once: a second import of this module is no error."""
+    return functional_datapipe(name) if name not in IterDataPipe.functions else lambda cls: cls
+
+
+@_functional("write_lmdb")
+class LMDBWriterIterDataPipe(IterDataPipe[str]):
+    """Writes what a pipe gives into a file, and yields the file's path when it is complete.
+
+    An ``IterableWrapper`` around a map-style dataset is read by index, so that its build can be resumed. If the file is
+    complete already, its path is yielded at once.
+
+    Args:
+        source_datapipe: A pipe of samples; a dataset or another iterable will do.
+        path: Where the file goes.
+        build_options: As `lmdbpipe.build` takes them.
+
+    Raises:
+        LMDBPipeError: On iteration, as `lmdbpipe.build` raises.
+    """
+
+    def __init__(self, source_datapipe: Any, path: PathLike, **build_options: Any) -> None:
+        super().__init__()
+        self.source_datapipe = source_datapipe
+        self.path = str(Path(path).expanduser().absolute())
+        self.build_options = build_options
+
+    def __iter__(self) -> Iterator[str]:
+        build(self.source_datapipe, self.path, **self.build_options)
+        yield self.path
+
+    def __len__(self) -> int:
+        return 1
+
+
+@_functional("read_lmdb")
+class LMDBReaderIterDataPipe(IterDataPipe[Any]):
+    """Streams databases; shards and shuffles by itself, with no Shuffler or sharding_filter added.
+
+    ``DataLoader(reader, batch_size=None, num_workers=2, shuffle=True)`` deals the stream to workers and ranks, and
+    shuffles it by a seed that torch draws anew for every epoch (``torch.manual_seed`` or the loader's ``generator``
+    make it repeat); outside of a DataLoader, `seed` and the count of epochs decide.
+
+    Args:
+        source_datapipe: A path, a pattern, a list of these, or a pipe of paths; several files are one sequence.
+        batch_size, shuffle, buffer_size, seed, drop_last, uneven, rank, world_size, transform, target_transform,
+            transforms, collate_fn, db_cfg: As `LMDBIterableDataset` takes them.
+
+    Raises:
+        ConfigError: An option has a value that cannot be used.
+        LMDBPipeError: On first use, as `LMDBIterableDataset` raises.
+    """
+
+    def __init__(
+        self,
+        source_datapipe: PathLike | Iterable[PathLike],
+        *,
+        batch_size: int | None = None,
+        shuffle: bool = False,
+        buffer_size: int = 10_000,
+        seed: int = 0,
+        drop_last: bool = False,
+        uneven: Uneven = "pad",
+        rank: int | None = None,
+        world_size: int | None = None,
+        transform: Transform | None = None,
+        target_transform: Transform | None = None,
+        transforms: Transform | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        db_cfg: object = None,
+    ) -> None:
+        super().__init__()
+        self.source_datapipe = source_datapipe
+        self._options = StreamOptions(
+            batch_size=batch_size,
+            shuffle=shuffle,
+            buffer_size=buffer_size,
+            seed=seed,
+            drop_last=drop_last,
+            uneven=uneven,
+        )
+        self._transforms = (transform, target_transform, transforms)
+        self._collate_fn = collate_fn
+        self._db_cfg = db_cfg
+        self._given_ranks = resolve_ranks(rank, world_size) if rank is not None or world_size is not None else None
+        self._sharding: dict[SHARDING_PRIORITIES, tuple[int, int]] = {}
+        self._loader_seed: int | None = None
+        self._reader: StreamReader | None = None
+        if collate_fn is not None and batch_size is None:
+            raise ConfigError("collate_fn needs a batch_size: without one there are no batches to make")
+
+    def __iter__(self) -> Iterator[Any]:
+        reader = self._open()
+        options, epoch = reader.options, reader.epochs.begin()
+        if self._loader_seed is not None:  # torch draws a seed for every epoch; there is nothing to count
+            options, epoch, self._loader_seed = options.with_seed(self._loader_seed), 0, None
+        yield from reader.start(options, epoch, *self._instance())
+
+    def __len__(self) -> int:
+        """Batches (or samples, without a batch size) that this rank gets in an epoch, with all its workers."""
+        return self._open().options.items(len(self._open().records), self._instance()[0])
+
+    def set_shuffle(self, shuffle: bool = True) -> LMDBReaderIterDataPipe:
+        """Turn shuffling on or off; what ``DataLoader(shuffle=...)`` calls."""
+        self._change(shuffle=shuffle)
+        return self
+
+    def set_seed(self, seed: int) -> LMDBReaderIterDataPipe:
+        """Seed the next pass; what a DataLoader calls before every epoch, alike for all ranks and workers."""
+        self._loader_seed = seed
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make `epoch` the next one, for passes outside of a DataLoader.
+
+        Raises:
+            ConfigError: It is not an integer of at least 0.
+        """
+        self._open().epochs.set(epoch)
+
+    def apply_sharding(
+        self,
+        num_of_instances: int,
+        instance_id: int,
+        sharding_group: SHARDING_PRIORITIES = SHARDING_PRIORITIES.DEFAULT,
+    ) -> None:
+        """Deal to instances; what a DataLoader calls in every worker.
+
+        Args:
+            num_of_instances: Ranks, workers, or both multiplied, as the group says.
+            instance_id: Which of them; in torch's default group ``worker * world_size + rank``.
+            sharding_group: ``DISTRIBUTED`` for ranks, ``MULTIPROCESSING`` for workers, ``DEFAULT`` for both.
+
+        Raises:
+            ConfigError: The instance is out of range.
+            RuntimeError: Groups are mixed with the default one.
+        """
+        if not 0 <= instance_id < num_of_instances:
+            raise ConfigError(f"instance_id must be from 0 to {num_of_instances - 1}, got {instance_id}")
+        default = SHARDING_PRIORITIES.DEFAULT
+        if self._sharding and (sharding_group is default) != (default in self._sharding):
+            raise RuntimeError("ShardingFilter cannot mix DEFAULT with DISTRIBUTED or MULTIPROCESSING groups")
+        self._sharding[sharding_group] = (num_of_instances, instance_id)
+
+    def _instance(self) -> tuple[Ranks, Workers]:
+        """Which rank and worker this is: as dealt by `apply_sharding`, else as found out."""
+        workers, ranks = resolve_workers(), self._given_ranks
+        if SHARDING_PRIORITIES.DEFAULT in self._sharding:
+            total, instance = self._sharding[SHARDING_PRIORITIES.DEFAULT]
+            world_size = max(total // workers.num_workers, 1)
+            return ranks or Ranks(instance % world_size, world_size), workers
+        if SHARDING_PRIORITIES.MULTIPROCESSING in self._sharding:
+            total, instance = self._sharding[SHARDING_PRIORITIES.MULTIPROCESSING]
+            workers = Workers(instance, total)
+        if SHARDING_PRIORITIES.DISTRIBUTED in self._sharding:
+            total, instance = self._sharding[SHARDING_PRIORITIES.DISTRIBUTED]
+            return ranks or Ranks(instance, total), workers
+        return ranks or resolve_ranks(None, None), workers
+
+    def _change(self, **changes: Any) -> None:
+        self._options = dataclasses.replace(self._options, **changes)
+        if self._reader is not None:
+            self._reader.options = self._options
+
+    def _open(self) -> StreamReader:
+        """Open the files on first use, which may wait until they are built."""
+        if self._reader is None:
+            source = self.source_datapipe
+            paths = list(source) if isinstance(source, IterDataPipe) else source
+            records = open_records(paths, self._db_cfg)
+            self._reader = StreamReader(
+                records, fixed_steps(records, *self._transforms), self._options, self._collate_fn
+            )
+        return self._reader
+
+
+LMDBWriter = LMDBWriterIterDataPipe
+LMDBReader = LMDBReaderIterDataPipe

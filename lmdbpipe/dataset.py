@@ -1,0 +1,308 @@
+"""The map-style face: a drop-in wrapper that behaves like the dataset it wraps, and reads from LMDB."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import operator
+import os
+import secrets
+import time
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch.utils.data import Dataset
+
+from lmdbpipe.build import build, check_reuse
+from lmdbpipe.codecs import Array
+from lmdbpipe.config import LMDB_config, LMDBConfig
+from lmdbpipe.encode import physical_order
+from lmdbpipe.errors import ConfigError, DatabaseNotFoundError, DatabasePathError, OutOfRangeError
+from lmdbpipe.iterable import LMDBIterableDataset
+from lmdbpipe.pipeline import Pipeline, Steps
+from lmdbpipe.reader import PathLike, fixed_steps
+from lmdbpipe.records import Records
+from lmdbpipe.structure import Path as LeafPath
+from lmdbpipe.wrapped import ATTRIBUTES, Transform, WrappedDataset
+
+logger = logging.getLogger(__name__)
+
+
+class LMDBDataset(Dataset[Any]):
+    """Behaves like the dataset it wraps, but reads from an LMDB file that it builds once.
+
+    ``wrapped[i]`` is what ``dataset[i]`` would be: raw samples come from the file, and the dataset's transforms act on
+    them, live: random ones stay random, and assigning ``wrapped.transform`` works. Every other attribute is the wrapped
+    dataset's. Instances pickle, travel to workers under every start method, and several may be open on one file.
+
+    Args:
+        dataset: Any map-style dataset.
+        root: Folder of the file, made if it is missing.
+        name: Part of the file's name, ``{Class}_{name}_{length}.lmdb``; tells apart datasets of one class and length.
+        can_create: Whether a missing file is built. If not, it is waited for: ``db_cfg.num_db_attempts`` times,
+            ``db_cfg.db_attempt_interval`` seconds apart.
+        temporary_db: Build a file of a random name, and delete it with this object.
+        db_transform: A transform baked into the file, such as a Resize.
+        force_db_rebuild: Build anew even if there is a file.
+        db_cfg: An `LMDBConfig`, a mapping, or any object with such attributes.
+
+    Raises:
+        ConfigError: Options are unknown, wrong, or contradict each other.
+        DatabaseNotFoundError: There is no file, and none may be built, or none came.
+        DatabaseMismatchError: There is a file, of another source or with other transforms baked in.
+        LMDBPipeError: As `lmdbpipe.build` raises.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        root: PathLike = "~/data",
+        name: str = "",
+        can_create: bool = True,
+        temporary_db: bool = False,
+        db_transform: Transform | None = None,
+        force_db_rebuild: bool = False,
+        db_cfg: object = LMDB_config,
+    ) -> None:
+        config = LMDBConfig.of(db_cfg)
+        if not can_create and (temporary_db or force_db_rebuild):
+            raise ConfigError("temporary_db and force_db_rebuild build a file, which can_create=False forbids")
+        folder = Path(root).expanduser().absolute()
+        stem = f"{type(dataset).__name__}_{secrets.token_hex(8) if temporary_db else name}_{len(dataset)}"
+        path = folder / f"{stem}.lmdb"
+        if can_create:
+            _make_folder(folder)
+            build(dataset, path, db_transform=db_transform, overwrite=force_db_rebuild, db_cfg=config)
+        else:
+            _wait_for(path, config)
+            check_reuse(dataset, path, db_transform=db_transform, db_cfg=config)
+        self._set_up(dataset, Records([path], config), config, WrappedDataset(dataset), None, temporary=temporary_db)
+
+    @classmethod
+    def from_path(
+        cls,
+        path: PathLike,
+        transform: Transform | None = None,
+        target_transform: Transform | None = None,
+        transforms: Transform | None = None,
+        *,
+        db_cfg: object = None,
+    ) -> LMDBDataset:
+        """Read a file without the dataset that it was built from.
+
+        Args:
+            path: The file.
+            transform: Applied to the input of each sample.
+            target_transform: Applied to the target.
+            transforms: Applied to both together, instead.
+            db_cfg: How the file is opened.
+
+        Raises:
+            ConfigError: Both kinds of transforms are given.
+            FormatError: The file is not a finished database.
+        """
+        config = LMDBConfig.of(db_cfg)
+        records = Records([path], config)
+        fixed_steps(records, transform, target_transform, transforms)
+        self = cls.__new__(cls)
+        given = {"transform": transform, "target_transform": target_transform, "transforms": transforms}
+        self._set_up(None, records, config, None, given, temporary=False)
+        return self
+
+    def _set_up(
+        self,
+        dataset: Any,
+        records: Records,
+        config: LMDBConfig,
+        wrapped: WrappedDataset | None,
+        overrides: dict[str, Transform | None] | None,
+        *,
+        temporary: bool,
+    ) -> None:
+        state = {
+            "dataset": dataset,
+            "records": records,
+            "db_cfg": config,
+            "_wrapped": wrapped,
+            "_overrides": overrides or {},
+            "_pipeline": Pipeline(records, self._steps),
+        }
+        vars(self).update(state)
+        if temporary:
+            vars(self)["_finalizer"] = weakref.finalize(self, _delete, records, os.getpid())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_finalizer", "_pipeline")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _pipeline=Pipeline(state["records"], self._steps))
+
+    def __repr__(self) -> str:
+        return f"LMDBDataset({self.dataset!r}, path={self.path!r}, length={len(self)})"
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._pipeline.sample(self._position(index))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Fetch the samples of a batch; what torch's DataLoader calls."""
+        return [self._pipeline.sample(self._position(index)) for index in indices]
+
+    def __getattr__(self, name: str) -> Any:
+        dunder = name.startswith("__") and name.endswith("__")
+        if dunder or vars(self).get("dataset") is None:
+            if name in ATTRIBUTES and "_overrides" in vars(self):
+                return self._overrides.get(name)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if name in self._overrides:
+            return self._overrides[name]
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ATTRIBUTES:
+            self._overrides[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return str(self.records.databases[0].path)
+
+    @property
+    def access(self) -> str:
+        """How chunks are looked up: ``get`` or ``cursor``."""
+        return self.db_cfg.access  # type: ignore[no-any-return]
+
+    @property
+    def length(self) -> int:
+        """Samples, rounds included."""
+        return len(self)
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape in which images, or what else is first in a sample, are stored; None where it varies."""
+        column = self.records.schema.codecs[0].dense()
+        return None if column is None else column.shape
+
+    @property
+    def labels(self) -> Array | list[Any]:
+        """The second leaf of every sample, read without touching images."""
+        return self.column(1)
+
+    @property
+    def live_transform(self) -> Transform | None:
+        """The transform that now acts on the input of a sample."""
+        return getattr(self, "transform", None)
+
+    def column(self, leaf: str | int | LeafPath) -> Array | list[Any]:
+        """Read one leaf of all samples, without touching the others and without transforms.
+
+        Args:
+            leaf: Its path in a sample: ``1``, ``"label"``, ``"target/boxes"``, ``("target", "boxes")``.
+
+        Returns:
+            In the order of indices: an array ``[len(self), ...]`` where all have one shape, else a list.
+
+        Raises:
+            ConfigError: There is no such leaf.
+        """
+        values = self.records.values(self.records.leaf(leaf))
+        if self._shuffle_seed is None:
+            return values
+        positions = [self._position(index) for index in range(len(self))]
+        return [values[position] for position in positions] if isinstance(values, list) else values[positions]
+
+    def stream(self, **options: Any) -> LMDBIterableDataset:
+        """Stream the file with this dataset's live transforms; takes `LMDBIterableDataset`'s options."""
+        return LMDBIterableDataset(self, **options)
+
+    def stream_steps(self) -> _StepsAt:
+        """The live transforms, by the physical position of a sample."""
+        return _StepsAt(self)
+
+    def _steps(self, position: int) -> Steps:
+        """The transforms that now act on the sample at a physical position."""
+        if self._wrapped is None:
+            return fixed_steps(self.records, **self._overrides).steps
+        return self._wrapped.steps(self._source_index(position), self._overrides)  # type: ignore[no-any-return]
+
+    @property
+    def _shuffle_seed(self) -> int | None:
+        return self.records.databases[0].manifest.provenance["shuffle_seed"]  # type: ignore[no-any-return]
+
+    @property
+    def _round_length(self) -> int:
+        manifest = self.records.databases[0].manifest
+        return manifest.length // manifest.provenance["rounds"]
+
+    def _position(self, index: int) -> int:
+        """The physical position of a sample.
+
+        Raises:
+            OutOfRangeError: There is no such sample.
+        """
+        length = len(self)
+        index = operator.index(index)
+        if not -length <= index < length:
+            raise OutOfRangeError(f"index {index} is out of range: the dataset has {length} samples")
+        index %= length
+        if self._shuffle_seed is None:
+            return index
+        round_, index = divmod(index, self._round_length)
+        return round_ * self._round_length + int(
+            physical_order(self._round_length, self._shuffle_seed, round_).inverse(index)
+        )
+
+    def _source_index(self, position: int) -> int:
+        round_, index = divmod(position, self._round_length)
+        if self._shuffle_seed is None:
+            return index
+        return int(physical_order(self._round_length, self._shuffle_seed, round_).forward(index))
+
+
+class _StepsAt(NamedTuple):
+    """A dataset's live transforms, as a callable that pickles."""
+
+    dataset: LMDBDataset
+
+    def __call__(self, position: int) -> Steps:
+        return self.dataset._steps(position)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabasePathError(f"{folder}: cannot be made a folder for databases: {error.strerror}") from error
+
+
+def _wait_for(path: Path, config: LMDBConfig) -> None:
+    """Wait until another process has built a file.
+
+    Raises:
+        DatabaseNotFoundError: It did not come.
+    """
+    for attempt in range(config.num_db_attempts):
+        if attempt:
+            time.sleep(config.db_attempt_interval)
+        if path.exists():
+            return
+        logger.info("%s: not there yet (attempt %d of %d)", path, attempt + 1, config.num_db_attempts)
+    raise DatabaseNotFoundError(
+        f"{path}: did not appear in {config.num_db_attempts} attempts, {config.db_attempt_interval} s apart; "
+        "build it first, or allow it with can_create=True"
+    )
+
+
+def _delete(records: Records, owner: int) -> None:
+    """Delete a temporary file, in the process that made it."""
+    if os.getpid() == owner:
+        records.close()
+        with contextlib.suppress(OSError):
+            records.databases[0].path.unlink()
+
