@@ -21,11 +21,11 @@ from lmdbpipe.config import LMDB_config, LMDBConfig
 from lmdbpipe.encode import physical_order
 from lmdbpipe.errors import ConfigError, DatabaseNotFoundError, DatabasePathError, OutOfRangeError
 from lmdbpipe.iterable import LMDBIterableDataset
-from lmdbpipe.pipeline import Pipeline, Steps
+from lmdbpipe.pipeline import Steps
 from lmdbpipe.reader import PathLike, fixed_steps
 from lmdbpipe.records import Records
 from lmdbpipe.structure import Path as LeafPath
-from lmdbpipe.wrapped import ATTRIBUTES, Transform, WrappedDataset
+from lmdbpipe.wrapped import ATTRIBUTES, Transform, WrappedDataset, apply
 
 logger = logging.getLogger(__name__)
 
@@ -127,17 +127,16 @@ class LMDBDataset(Dataset[Any]):
             "db_cfg": config,
             "_wrapped": wrapped,
             "_overrides": overrides or {},
-            "_pipeline": Pipeline(records, self._steps),
         }
         vars(self).update(state)
         if temporary:
             vars(self)["_finalizer"] = weakref.finalize(self, _delete, records, os.getpid())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_finalizer", "_pipeline")}
+        return {name: value for name, value in vars(self).items() if name != "_finalizer"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _pipeline=Pipeline(state["records"], self._steps))
+        vars(self).update(state)
 
     def __repr__(self) -> str:
         return f"LMDBDataset({self.dataset!r}, path={self.path!r}, length={len(self)})"
@@ -146,11 +145,12 @@ class LMDBDataset(Dataset[Any]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Any:
-        return self._pipeline.sample(self._position(index))
+        position = self._position(index)
+        return apply(self._steps(position), self.records.sample(position))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Fetch the samples of a batch; what torch's DataLoader calls."""
-        return [self._pipeline.sample(self._position(index)) for index in indices]
+        return [self[index] for index in indices]
 
     def __getattr__(self, name: str) -> Any:
         dunder = name.startswith("__") and name.endswith("__")
@@ -269,6 +269,11 @@ class _StepsAt(NamedTuple):
     """A dataset's live transforms, as a callable that pickles."""
 
     dataset: LMDBDataset
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all samples have the same: not so in a ConcatDataset."""
+        return self.dataset._wrapped is None or not self.dataset._wrapped.routed
 
     def __call__(self, position: int) -> Steps:
         return self.dataset._steps(position)

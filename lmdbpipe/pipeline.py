@@ -11,7 +11,7 @@ import numpy as np
 from lmdbpipe.codecs.array import ArrayCodec
 from lmdbpipe.codecs.image import ImageCodec
 from lmdbpipe.collate import collate
-from lmdbpipe.records import Indices, Records
+from lmdbpipe.records import Indices, Records, as_list
 from lmdbpipe.seeding import preserved, seed_all
 from lmdbpipe.structure import get
 from lmdbpipe.wrapped import Step, apply
@@ -41,15 +41,11 @@ class Pipeline:
     def __getstate__(self) -> dict[str, Any]:
         return {"records": self.records, "steps_for": self.steps_for, "collate_fn": self.collate_fn, "_probed": {}}
 
-    def sample(self, index: int) -> Any:
-        """Read one sample; transforms draw from the global generators."""
-        return apply(self.steps_for(index), self.records.sample(index))
-
     def seeded_samples(self, indices: Indices, seed: int, epoch: int) -> list[Any]:
         """Read samples; what transforms draw depends on the seed, the epoch and the sample's index alone."""
         with preserved():
             samples = []
-            for index in indices.tolist():
+            for index in as_list(indices):
                 steps = self.steps_for(index)
                 sample = self.records.sample(index)
                 if steps:
@@ -60,15 +56,22 @@ class Pipeline:
 
     def batch(self, indices: Indices, seed: int, epoch: int) -> Any:
         """Read a batch; what transforms draw depends on the seed, the epoch and the samples' indices alone."""
-        routes = {self.steps_for(index) for index in indices.tolist()} if len(indices) else {()}
         if self.collate_fn is not None:
             return self.collate_fn(self.seeded_samples(indices, seed, epoch))
-        if len(routes) == 1 and not (steps := next(iter(routes))):
-            return self.records.batch(indices)
-        samples = self.seeded_samples(indices, seed, epoch)
+        routes = self._routes(indices)
         if len(routes) > 1:
+            samples = self.seeded_samples(indices, seed, epoch)
             return collate(samples, samples)
-        return self._collate(samples, indices, steps)
+        (steps,) = routes
+        if not steps:
+            return self.records.batch(indices)
+        return self._collate(self.seeded_samples(indices, seed, epoch), indices, steps)
+
+    def _routes(self, indices: Indices) -> set[Steps]:
+        """The different transforms that act on some samples."""
+        if getattr(self.steps_for, "uniform", False):
+            indices = indices[:1]
+        return {self.steps_for(index) for index in as_list(indices)} or {()}
 
     def _collate(self, samples: Sequence[Any], indices: Indices, steps: Steps) -> Any:
         """Collate what transforms gave; what they did not touch is read as a batch."""

@@ -24,6 +24,11 @@ class FixedSteps(NamedTuple):
 
     steps: Steps
 
+    @property
+    def uniform(self) -> bool:
+        """Whether all samples have the same."""
+        return True
+
     def __call__(self, index: int) -> Steps:
         """Give them."""
         return self.steps

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,19 @@ from lmdbpipe.config import LMDBConfig
 from lmdbpipe.errors import ConfigError, DatabaseMismatchError, OutOfRangeError
 from lmdbpipe.store import Database
 from lmdbpipe.structure import Path, format_path
+from lmdbpipe.transforms.pool import POOL
 from lmdbpipe.transforms.raw import RawImages, gather_bytes
 
-Indices = npt.NDArray[np.int64]
+Indices: TypeAlias = npt.NDArray[np.int64] | range
+"""Samples: any, as int64 ``[n]``; or consecutive ones, which are copied as one."""
+_POOLED_BYTES = 16 * 1024**2
+"""From here on memory is dear: the allocator maps it anew for every batch, page by page."""
+_EVERYWHERE = np.empty(0, np.int64)
+
+
+def as_list(indices: Indices) -> Iterable[int]:
+    """Iterate over indices as plain integers."""
+    return indices if isinstance(indices, range) else indices.tolist()  # type: ignore[no-any-return]
 
 
 class Records:
@@ -43,6 +54,8 @@ class Records:
         self.schema = functools.reduce(_join, self.databases, self.databases[0].manifest.schema)
         lengths = [database.manifest.length for database in self.databases]
         self._starts = np.cumsum([0, *lengths])
+        self._is_flat = set(self.schema.structure.paths) == {(key,) for key in range(len(self.schema.codecs))}
+        self._dense = [self._dense_leaf(leaf) for leaf in range(len(self.schema.codecs))]
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -87,8 +100,8 @@ class Records:
 
     def batch(self, indices: Indices) -> Any:
         """Read a batch in the containers of torch's ``default_collate``; each leaf as `leaf_batch` gives it."""
-        leaves = [self.leaf_batch(leaf, indices) for leaf in range(len(self.schema.codecs))]
-        return self.schema.structure.unflatten_batch(leaves)
+        leaves = [self.leaf_batch(leaf, indices) for leaf in range(len(self._dense))]
+        return leaves if self._is_flat else self.schema.structure.unflatten_batch(leaves)
 
     def leaf_batch(self, leaf: int, indices: Indices) -> Any:
         """Read one leaf of some samples.
@@ -97,14 +110,12 @@ class Records:
             Where the leaf is dense, one tensor ``[n, ...]`` that the caller owns: images as uint8 N×C×H×W. Otherwise a
             list: images of varying sizes as C×H×W tensors, arrays as tensors, text as str.
         """
-        codec = self.schema.codecs[leaf]
-        column = codec.dense()
-        if column is None:
+        dense = self._dense[leaf]
+        if dense is None:
             return self._listed(leaf, indices, "batch_item")
-        parts = [
-            (where, database.manifest.schema.codecs[leaf].stack(_gather(database, leaf, column, local)))
-            for database, local, where in self._split(indices)
-        ]
+        if len(dense) == 1:
+            return dense[0].gather(indices)
+        parts = [(where, dense[number].gather(local)) for number, local, where in self._split(indices)]
         if len(parts) == 1:
             return parts[0][1]
         whole = parts[0][1].new_empty((len(indices), *parts[0][1].shape[1:]))
@@ -114,18 +125,23 @@ class Records:
 
     def raw_images(self, leaf: int, indices: Indices) -> RawImages | None:
         """View some images in the map, uncopied; None if they lie in several files."""
-        ((database, local, _), *more) = self._split(indices)
+        ((number, local, _), *more) = self._split(indices)
+        database = self.databases[number]
         codec = database.manifest.schema.codecs[leaf]
         if more or not isinstance(codec, ImageCodec):
             return None
-        return _raw_images(database, leaf, codec, local)
+        column = codec.dense()
+        if column is None or codec.palette:
+            return _ragged_images(database, leaf, codec, local)
+        memory, offsets = _DenseLeaf(database, leaf, column).offsets(local)
+        return RawImages(memory, offsets, codec.size or (0, 0), codec.mode or "", codec.layout)
 
     def values(self, leaf: int) -> Array | list[Any]:
         """Read one leaf of all samples, without touching the others: an array if it is dense, else a list."""
-        codec = self.schema.codecs[leaf]
-        if codec.dense() is None:
-            return self._listed(leaf, np.arange(len(self)), "sample")
-        return np.concatenate([_whole_column(database, leaf) for database in self.databases])
+        dense = self._dense[leaf]
+        if dense is None:
+            return self._listed(leaf, range(len(self)), "sample")
+        return np.concatenate([part.whole() for part in dense])
 
     def shapes(self, leaf: int) -> Iterator[tuple[int, ...]]:
         """The sizes of a leaf whose sizes vary, sample by sample, without its data."""
@@ -141,19 +157,32 @@ class Records:
                 yield from map(tuple, database.column(chunk, index, column).tolist())
 
     def advise(self, indices: Indices, seen: dict[tuple[int, int], None]) -> None:
-        """Ask the kernel to bring in the chunks of some samples, but those in `seen`, which grows."""
-        for number, database in enumerate(self.databases):
-            local = indices - self._starts[number]
-            mine = local[(local >= 0) & (local < database.manifest.length)]
-            chunks = np.unique(mine // database.manifest.chunk_length).tolist()
-            new = [chunk for chunk in chunks if (number, chunk) not in seen]
-            seen.update(dict.fromkeys((number, chunk) for chunk in new))
-            database.advise(new)
+        """Ask the kernel to bring in some samples, but the steps of files that are in `seen`, which grows."""
+        for number, local, _ in self._split(indices):
+            database = self.databases[number]
+            length = database.manifest.chunk_length
+            if isinstance(local, range):
+                steps: Iterable[int] = database.steps(local[0] // length, local[-1] // length)
+            else:
+                chunks = np.unique(local // length).tolist()
+                steps = dict.fromkeys(step for chunk in chunks for step in database.steps(chunk, chunk))
+            new = [step for step in steps if (number, step) not in seen]
+            if new:
+                seen.update(dict.fromkeys((number, step) for step in new))
+                database.advise(new)
 
     def close(self) -> None:
         """Let the files go; they open again on the next use."""
         for database in self.databases:
             database.close()
+
+    def _dense_leaf(self, leaf: int) -> list[_DenseLeaf] | None:
+        """A leaf in each file, if it is dense over all of them."""
+        if self.schema.codecs[leaf].dense() is None:
+            return None
+        columns = [database.manifest.schema.codecs[leaf].dense() for database in self.databases]
+        pairs = zip(self.databases, columns, strict=True)
+        return [_DenseLeaf(database, leaf, column) for database, column in pairs if column is not None]
 
     def _locate(self, index: int) -> tuple[Database, int]:
         if len(self.databases) == 1:
@@ -161,17 +190,18 @@ class Records:
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self.databases[number], index - int(self._starts[number])
 
-    def _split(self, indices: Indices) -> list[tuple[Database, Indices, Indices]]:
-        """Deal indices to the files: each file's own indices, and where in the batch they stand."""
+    def _split(self, indices: Indices) -> list[tuple[int, Indices, Indices]]:
+        """Deal indices to the files: a file's number, its own indices, and where in the batch they stand."""
         if len(self.databases) == 1:
-            return [(self.databases[0], indices, np.arange(0))]
+            return [(0, indices, _EVERYWHERE)]
+        indices = np.asarray(indices)
         numbers = np.searchsorted(self._starts, indices, side="right") - 1
         parts = ((number, np.flatnonzero(numbers == number)) for number in np.unique(numbers).tolist())
-        return [(self.databases[n], indices[where] - self._starts[n], where) for n, where in parts]
+        return [(number, indices[where] - self._starts[number], where) for number, where in parts]
 
-    def _listed(self, leaf: int, indices: Iterable[Any], form: str) -> list[Any]:
+    def _listed(self, leaf: int, indices: Indices, form: str) -> list[Any]:
         values = []
-        for index in np.asarray(indices).tolist():
+        for index in as_list(indices):
             database, local = self._locate(index)
             chunk, row = divmod(local, database.manifest.chunk_length)
             values.append(getattr(database.rows(chunk)[leaf], form)(row))
@@ -194,49 +224,52 @@ def _join(schema: Schema, database: Database) -> Schema:
         raise DatabaseMismatchError(f"{database.path}: does not fit the files before it: {error}") from error
 
 
-def _column_index(schema: Schema, leaf: int, column: Column) -> int:
-    return schema.index(leaf, column.role)
+class _DenseLeaf:
+    """One dense leaf of one file, ready to be copied out of the map."""
 
+    def __init__(self, database: Database, leaf: int, column: Column) -> None:
+        self.database = database
+        self.codec = database.manifest.schema.codecs[leaf]
+        self.column = column
+        self.index = database.manifest.schema.index(leaf, column.role)
+        self.dtype = torch.from_numpy(np.empty(0, column.dtype)).dtype
+        self.row_bytes = column.row_bytes or 0
+        self.shape = column.shape or ()
 
-def _gather(database: Database, leaf: int, column: Column, indices: Indices) -> torch.Tensor:
-    """Copy rows of a dense column out of the map, once, into memory of the caller's own."""
-    column = database.manifest.schema.codecs[leaf].dense() or column
-    index = _column_index(database.manifest.schema, leaf, column)
-    shape = (len(indices), *(column.shape or ()))
-    out = torch.empty(shape, dtype=_torch_dtype(column))
-    row_bytes = column.row_bytes or 0
-    if not len(indices) or not row_bytes:
-        return out
-    first = int(indices[0])
-    if int(indices[-1]) - first == len(indices) - 1 and bool((np.diff(indices) == 1).all()):
-        _copy_run(database, index, column, first, out.numpy())
-    else:
-        memory, offsets = _row_offsets(database, index, column, indices)
-        gather_bytes(memory, offsets, row_bytes, out.view(-1).view(torch.uint8))
-    return out
+    def gather(self, indices: Indices) -> torch.Tensor:
+        """Copy rows, once, into memory of the caller's own."""
+        shape = (len(indices), *self.shape)
+        size = len(indices) * self.row_bytes
+        out = POOL.empty(shape, self.dtype) if size >= _POOLED_BYTES else torch.empty(shape, dtype=self.dtype)
+        if size:
+            if isinstance(indices, range):
+                self._copy_run(indices.start, len(indices), out.data_ptr())
+            else:
+                memory, offsets = self.offsets(indices)
+                gather_bytes(memory, offsets, self.row_bytes, out.view(-1).view(torch.uint8))
+        return self.codec.stack(out)
 
+    def _copy_run(self, start: int, count: int, target: int) -> None:
+        """Copy consecutive rows to an address, chunk by chunk."""
+        length = self.database.manifest.chunk_length
+        while count:
+            chunk, row = divmod(start, length)
+            rows = min(count, length - row)
+            address = self.database.address(chunk, self.index, self.column) + row * self.row_bytes
+            ctypes.memmove(target, address, rows * self.row_bytes)  # lets other threads run
+            start, count, target = start + rows, count - rows, target + rows * self.row_bytes
 
-def _copy_run(database: Database, index: int, column: Column, start: int, out: Array) -> None:
-    """Copy consecutive rows chunk by chunk."""
-    length = database.manifest.chunk_length
-    done = 0
-    while done < len(out):
-        chunk, row = divmod(start + done, length)
-        rows = database.column(chunk, index, column)[row : row + len(out) - done]
-        out[done : done + len(rows)] = rows
-        done += len(rows)
+    def offsets(self, indices: npt.ArrayLike) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
+        """View the part of the map that holds some rows, and say where in it each begins."""
+        chunks, rows = np.divmod(indices, self.database.manifest.chunk_length)
+        addresses = self.database.addresses(chunks, self.index, self.column) + rows * self.row_bytes
+        low = int(addresses.min())
+        return _memory(low, int(addresses.max()) - low + self.row_bytes), addresses - low
 
-
-def _row_offsets(database: Database, index: int, column: Column, indices: Indices) -> tuple[torch.Tensor, Indices]:
-    """View the part of the map that holds some rows of a dense column, and say where in it each begins."""
-    chunks, rows = np.divmod(indices, database.manifest.chunk_length)
-    addresses = database.addresses(chunks, index, column) + rows * (column.row_bytes or 0)
-    return _window(addresses, column.row_bytes or 0)
-
-
-def _window(addresses: Indices, length: int) -> tuple[torch.Tensor, Indices]:
-    low = int(addresses.min())
-    return torch.from_numpy(np.asarray(_Memory(low, int(addresses.max()) - low + length))), addresses - low
+    def whole(self) -> Array:
+        """Read the column of the whole file."""
+        chunks = range(self.database.manifest.num_chunks)
+        return np.concatenate([self.database.column(chunk, self.index, self.column) for chunk in chunks])
 
 
 class _Memory:
@@ -246,42 +279,26 @@ class _Memory:
         self.__array_interface__ = {"shape": (length,), "typestr": "|u1", "data": (address, False), "version": 3}
 
 
-def _raw_images(database: Database, leaf: int, codec: ImageCodec, indices: Indices) -> RawImages:
-    schema = database.manifest.schema
+def _memory(address: int, length: int) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(_Memory(address, length)))
+
+
+def _ragged_images(database: Database, leaf: int, codec: ImageCodec, indices: Indices) -> RawImages:
     pixels = codec.columns()[0]
-    index = schema.index(leaf, "pixels")
-    if codec.mode and codec.size and not codec.palette:
-        memory, offsets = _row_offsets(database, index, pixels, indices)
-        return RawImages(memory, offsets, codec.size, codec.mode, codec.layout)
     chunks, rows = np.divmod(indices, database.manifest.chunk_length)
     images: list[tuple[ImageRows, int]] = [
         (database.rows(chunk)[leaf], row)  # type: ignore[misc]
         for chunk, row in zip(chunks.tolist(), rows.tolist(), strict=True)
     ]
-    spans = [image.span(row) for image, row in images]
-    starts = database.addresses(chunks, index, pixels) + np.array([span.start for span in spans])
-    low = int(starts.min())
-    length = int((starts + np.array([span.stop - span.start for span in spans])).max()) - low
+    spans = np.array([(span.start, span.stop) for span in (image.span(row) for image, row in images)], np.int64)
+    index = database.manifest.schema.index(leaf, pixels.role)
+    addresses = database.addresses(chunks, index, pixels)[:, None] + spans
+    low = int(addresses.min())
     return RawImages(
-        torch.from_numpy(np.asarray(_Memory(low, length))),
-        starts - low,
+        _memory(low, int(addresses.max()) - low),
+        addresses[:, 0] - low,
         codec.size or np.array([image.size(row) for image, row in images], np.int64),
         codec.mode or [image.mode(row) for image, row in images],
         codec.layout,
         [image.palette(row) for image, row in images] if codec.palette else None,
     )
-
-
-def _whole_column(database: Database, leaf: int) -> Array:
-    """Read a dense column of a whole file, shaped and typed as its samples are."""
-    column = database.manifest.schema.codecs[leaf].dense()
-    assert column is not None  # noqa: S101 - the caller has asked
-    index = database.manifest.schema.index(leaf, column.role)
-    chunks = range(database.manifest.num_chunks)
-    return np.concatenate([database.column(chunk, index, column) for chunk in chunks])
-
-
-def _torch_dtype(column: Column) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, column.dtype)).dtype
-
-

@@ -114,6 +114,12 @@ class Pass(Iterator[Any]):
             else:
                 yield self.pipeline.batch(indices, seed, epoch)
 
+    def _indices(self, item: Batch) -> Indices:
+        """The samples of an item; as a range where they are consecutive."""
+        if self.order.shuffle or len(item.ranges) != 1:
+            return item.indices(self.order)
+        return range(*item.ranges[0])
+
     def _read_ahead(self, items: Iterator[Batch]) -> Iterator[Indices]:
         """Give the items' indices, after asking the kernel for those of items to come."""
         records = self.pipeline.records
@@ -123,10 +129,10 @@ class Pass(Iterator[Any]):
         seen: dict[tuple[int, int], None] = {}
         ahead: collections.deque[Indices] = collections.deque()
         for item in items:
-            indices = item.indices(self.order)
+            indices = self._indices(item)
             records.advise(indices, seen)
-            for chunk in list(itertools.islice(seen, max(len(seen) - _SEEN_CHUNKS, 0))):
-                del seen[chunk]
+            if len(seen) > 2 * _SEEN_CHUNKS:
+                seen = dict.fromkeys(itertools.islice(seen, _SEEN_CHUNKS, None))
             ahead.append(indices)
             if len(ahead) > count:
                 yield ahead.popleft()

@@ -69,7 +69,7 @@ class WrappedDataset:
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.raw = _view(dataset, lambda owner, name, value: None if value is None else _identity)
-        self._routed = any(isinstance(inner, ConcatDataset) for inner in _inner(dataset))
+        self.routed = any(isinstance(inner, ConcatDataset) for inner in _inner(dataset))
         self._sites: dict[tuple[int, ...], tuple[Site, ...]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class WrappedDataset:
 
     def route(self, index: int) -> tuple[int, ...]:
         """Which of the datasets inside a ConcatDataset a sample comes of; samples of one route share transforms."""
-        return _route(self.dataset, index) if self._routed else ()
+        return _route(self.dataset, index) if self.routed else ()
 
     def sites(self, index: int = 0) -> tuple[Site, ...]:
         """Where transforms act in a sample, in the order in which they are called."""

@@ -130,7 +130,7 @@ class Codec(ABC):
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in params.items()})
 
 
-def ends(lengths: Sequence[int]) -> Array:
+def ends(lengths: npt.ArrayLike) -> Array:
     """Turn the lengths of rows into the offsets at which they end."""
     return np.cumsum(np.asarray(lengths, OFFSET), dtype=OFFSET)
 

@@ -85,7 +85,7 @@ class ImageCodec(Codec):
         return cls(value.mode, (value.height, value.width), palette=value.mode == "P")
 
     def join(self, other: ImageCodec) -> ImageCodec:
-        """Let mode and size vary where they differ."""
+        """Let mode and size vary where they differ; the rest was decided for all."""
         return dataclasses.replace(
             self,
             mode=self.mode if self.mode == other.mode else None,
@@ -184,7 +184,7 @@ class ImageRows:
         self._arrays = arrays
         self._sizes = None if codec.size else arrays["shape"].tolist()
         self._modes = None if codec.mode else [mode.decode("ascii") for mode in arrays["mode"].tolist()]
-        self._ends = None if codec.dense() else ends([self._bytes(row) for row in range(length)])
+        self._ends = None if codec.dense() else ends(self._row_bytes(length))
 
     @property
     def total_bytes(self) -> int:
@@ -222,10 +222,15 @@ class ImageRows:
         if self._codec.layout == "CHW":
             array = array.transpose(1, 2, 0)
         image = image_from_pixels(array, mode, (height, width))
-        if mode == "P":
-            palette = self._arrays["palette"][span(self._arrays["palette_offsets"], row)].tobytes()
+        if palette := self.palette(row):
             image.putpalette(palette[1:], "RGB" if palette[0] == 3 else "RGBA")
         return image
+
+    def palette(self, row: int) -> bytes:
+        """A row's palette, as one byte that counts a colour's channels and then the colours; empty if it has none."""
+        if not self._codec.palette:
+            return b""
+        return self._arrays["palette"][span(self._arrays["palette_offsets"], row)].tobytes()  # type: ignore[no-any-return]
 
     def sample(self, row: int) -> Any:
         """A row's PIL image, or its tensor where that is what was baked in."""
@@ -236,10 +241,12 @@ class ImageRows:
         array = self.array(row)
         return torch.from_numpy(np.array(array if self._codec.layout == "CHW" else array.transpose(2, 0, 1), order="K"))
 
-    def _bytes(self, row: int) -> int:
-        height, width = self.size(row)
-        form = MODES[self.mode(row)]
-        return height * width * form.channels * form.dtype.itemsize
+    def _row_bytes(self, length: int) -> Array:
+        """The bytes that each row takes by its mode and size."""
+        modes = self._modes if self._modes is not None else [self._codec.mode or ""]
+        pixel = {mode: MODES[mode].channels * MODES[mode].dtype.itemsize for mode in set(modes)}
+        area = np.prod(self._codec.size or self._arrays["shape"], axis=-1, dtype=np.int64)
+        return np.broadcast_to(area * np.array([pixel[mode] for mode in modes], np.int64), length)
 
 
 def image_from_pixels(array: Array, mode: str, size: tuple[int, int]) -> Image.Image:

@@ -35,7 +35,20 @@ class Environment:
     env: Any
     handles: dict[bytes, Any]
     users: int = 0
+    advice: int | None = None
     threads: threading.local = field(default_factory=threading.local)
+
+    def descriptor(self, path: Path) -> int:
+        """A file descriptor of the file, for advice to the kernel; closed with the environment."""
+        if self.advice is None:
+            self.advice = os.open(path, os.O_RDONLY)
+        return self.advice
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self.env.close()
+        if self.advice is not None:
+            os.close(self.advice)
 
     def transaction(self) -> Any:
         """The calling thread's read transaction, whose values are memory views into the map."""
@@ -80,7 +93,7 @@ def release(environment: Environment) -> None:
         if environment.users <= 0:
             for key in [key for key, value in _registry.items() if value is environment]:
                 del _registry[key]
-                environment.env.close()
+                environment.close()
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -135,7 +148,7 @@ def _after_fork_in_child() -> None:
     _registry_lock = threading.RLock()
     _generation += 1
     for environment in _registry.values():
-        environment.env.close()
+        environment.close()
     _registry.clear()
 
 

@@ -6,19 +6,22 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from lmdbpipe.codecs import Array, Column
+from lmdbpipe.codecs import Array, Column, Rows
 from lmdbpipe.config import LMDBConfig
 from lmdbpipe.errors import CorruptError, UnfinishedError
 from lmdbpipe.store import environment
 from lmdbpipe.store.manifest import MANIFEST_KEY, Manifest
 
 _KEY = struct.Struct(">QH")
+_ROWS_KEPT = 64
+_STEP = 1024**2
 
 
 def chunk_key(chunk: int, column: int) -> bytes:
@@ -82,6 +85,70 @@ class Database:
         array: Array = np.frombuffer(value, column.dtype)
         return array if column.shape is None else array.reshape(rows, *column.shape)
 
+    def rows(self, chunk: int) -> tuple[Rows, ...]:
+        """Read a chunk: for each leaf of the structure, its values by row. The last few chunks are kept at hand."""
+        self._open()
+        if (found := self._rows.get(chunk)) is not None:
+            return found
+        if len(self._rows) >= _ROWS_KEPT:
+            self._rows = {}
+        schema = self.manifest.schema
+        arrays: list[dict[str, Array]] = [{} for _ in schema.codecs]
+        for index, leaf, column in schema.columns:
+            arrays[leaf][column.role] = self.column(chunk, index, column)
+        length = self.manifest.chunk_rows(chunk)
+        rows = tuple(codec.rows(given, length) for codec, given in zip(schema.codecs, arrays, strict=True))
+        self._rows[chunk] = rows
+        return rows
+
+    def address(self, chunk: int, index: int, column: Column) -> int:
+        """Look up where in memory one column of a chunk begins; 0 where it is empty."""
+        self._open()
+        known = self._addresses.get(index)
+        if known is not None and (address := int(known[chunk])) >= 0:
+            return address
+        return int(self.addresses(np.array([chunk]), index, column)[0])
+
+    def addresses(self, chunks: npt.NDArray[np.int64], index: int, column: Column) -> npt.NDArray[np.int64]:
+        """Look up where in memory one column of some chunks begins; 0 where it is empty. Remembered: 8 bytes a chunk."""
+        self._open()
+        table = self._addresses.get(index)
+        if table is None:
+            table = self._addresses[index] = np.full(self.manifest.num_chunks, -1, np.int64)
+        addresses: npt.NDArray[np.int64] = table[chunks]
+        if (addresses < 0).any():
+            for chunk in np.unique(chunks[addresses < 0]).tolist():
+                array = self.column(chunk, index, column)
+                table[chunk] = array.__array_interface__["data"][0] if array.nbytes else 0
+            if index == self.manifest.schema.columns[0].index and table[0] > 0:
+                self._anchor = (chunk, int(table[chunk] - table[0]))
+            addresses = table[chunks]
+        return addresses
+
+    def steps(self, first: int, last: int) -> range:
+        """Number the steps of 1 MiB of the file that hold the chunks from `first` to `last`.
+
+        A chunk's place is taken from the chunk that was read last, and the mean size of chunks: to learn it exactly
+        would read it.
+        """
+        size = self.manifest.totals["file_bytes"]
+        stride = size / self.manifest.num_chunks
+        chunk, place = self._anchor
+        low, high = place + (first - chunk) * stride, place + (last + 1 - chunk) * stride
+        return range(max(int(low), 0) // _STEP, min(int(high), size - 1) // _STEP + 1)
+
+    def advise(self, steps: Iterable[int]) -> None:
+        """Ask the kernel to bring in steps of the file, where the system can be asked (Linux) and has not got them.
+
+        Linux cuts a longer request to about a step, so each is asked for by itself.
+        """
+        if not hasattr(os, "posix_fadvise"):
+            return
+        descriptor = self._open().descriptor(self.path)
+        for step in steps:
+            if not _is_cached(descriptor, step * _STEP):
+                os.posix_fadvise(descriptor, step * _STEP, _STEP, os.POSIX_FADV_WILLNEED)
+
     def sum(self, chunk: int, index: int) -> bytes | None:
         """The stored checksum of one column of one chunk."""
         value = self._open().transaction().get(chunk_key(chunk, index), db=self._open().handles[environment.SUMS])
@@ -120,6 +187,9 @@ class Database:
         if self._environment is None or self._generation != environment.generation():
             with self._lock:
                 opened = environment.acquire(self.path, self.config)
+                self._rows: dict[int, tuple[Rows, ...]] = {}
+                self._addresses: dict[int, npt.NDArray[np.int64]] = {}
+                self._anchor = (0, 0)  # a chunk, and where in the file it begins, but for the few pages before the first
                 self._environment, self._generation = opened, environment.generation()
                 self._finalizer = weakref.finalize(self, _release, opened, self._generation)
         return self._environment
@@ -142,3 +212,11 @@ class Database:
 def _release(opened: environment.Environment, generation: int) -> None:
     if generation == environment.generation():
         environment.release(opened)
+
+
+def _is_cached(descriptor: int, offset: int) -> bool:
+    """Whether the kernel has a page of a file in memory; False where it cannot be asked."""
+    try:
+        return os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+    except (AttributeError, OSError):
+        return False
