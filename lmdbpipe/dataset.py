@@ -13,19 +13,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch.utils.data import Dataset
 
 from lmdbpipe.build import build, check_reuse
-from lmdbpipe.codecs import Array
+from lmdbpipe.codecs import Array, ImageCodec
+from lmdbpipe.codecs.scalar import ScalarCodec
+from lmdbpipe.codecs.text import BytesCodec, TextCodec
 from lmdbpipe.config import LMDB_config, LMDBConfig
 from lmdbpipe.encode import physical_order
 from lmdbpipe.errors import ConfigError, DatabaseNotFoundError, DatabasePathError, OutOfRangeError
+from lmdbpipe.fetched import FetchedBatch
 from lmdbpipe.iterable import LMDBIterableDataset
-from lmdbpipe.pipeline import Steps
-from lmdbpipe.reader import PathLike, fixed_steps
+from lmdbpipe.pipeline import Pipeline, Steps
+from lmdbpipe.reader import FixedSteps, PathLike, fixed_steps
 from lmdbpipe.records import Records
 from lmdbpipe.structure import Path as LeafPath
-from lmdbpipe.wrapped import ATTRIBUTES, Transform, WrappedDataset, apply
+from lmdbpipe.transforms import ReplayDraws
+from lmdbpipe.wrapped import ATTRIBUTES, Transform, WrappedDataset, apply, touched
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +54,7 @@ class LMDBDataset(Dataset[Any]):
         db_transform: A transform baked into the file, such as a Resize.
         force_db_rebuild: Build anew even if there is a file.
         db_cfg: An `LMDBConfig`, a mapping, or any object with such attributes.
+        lower: Whether a DataLoader's batches go through the transform at once, with the same bits.
 
     Raises:
         ConfigError: Options are unknown, wrong, or contradict each other.
@@ -65,6 +73,8 @@ class LMDBDataset(Dataset[Any]):
         db_transform: Transform | None = None,
         force_db_rebuild: bool = False,
         db_cfg: object = LMDB_config,
+        *,
+        lower: bool = True,
     ) -> None:
         config = LMDBConfig.of(db_cfg)
         if not can_create and (temporary_db or force_db_rebuild):
@@ -79,6 +89,7 @@ class LMDBDataset(Dataset[Any]):
             _wait_for(path, config)
             check_reuse(dataset, path, db_transform=db_transform, db_cfg=config)
         self._set_up(dataset, Records([path], config), config, WrappedDataset(dataset), None, temporary=temporary_db)
+        self.lower = lower
 
     @classmethod
     def from_path(
@@ -89,6 +100,7 @@ class LMDBDataset(Dataset[Any]):
         transforms: Transform | None = None,
         *,
         db_cfg: object = None,
+        lower: bool = True,
     ) -> LMDBDataset:
         """Read a file without the dataset that it was built from.
 
@@ -98,6 +110,7 @@ class LMDBDataset(Dataset[Any]):
             target_transform: Applied to the target.
             transforms: Applied to both together, instead.
             db_cfg: How the file is opened.
+            lower: Whether a DataLoader's batches go through the transform at once, with the same bits.
 
         Raises:
             ConfigError: Both kinds of transforms are given.
@@ -109,6 +122,7 @@ class LMDBDataset(Dataset[Any]):
         self = cls.__new__(cls)
         given = {"transform": transform, "target_transform": target_transform, "transforms": transforms}
         self._set_up(None, records, config, None, given, temporary=False)
+        self.lower = lower
         return self
 
     def _set_up(
@@ -133,7 +147,7 @@ class LMDBDataset(Dataset[Any]):
             vars(self)["_finalizer"] = weakref.finalize(self, _delete, records, os.getpid())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_finalizer"}
+        return {name: value for name, value in vars(self).items() if name not in ("_finalizer", "_known_pipeline")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -146,11 +160,54 @@ class LMDBDataset(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         position = self._position(index)
-        return apply(self._steps(position), self.records.sample(position))
+        steps = self._steps(position)
+        return apply(steps, self.records.sample(position, touched(steps)))
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Fetch the samples of a batch; what torch's DataLoader calls."""
-        return [self[index] for index in indices]
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
+        """Fetch the samples of a batch; what torch's DataLoader calls.
+
+        The transform of images is applied to all at once, if there is no other. It draws from the global generators just
+        what it would have drawn sample by sample, so a seed gives the same batches as the wrapped dataset.
+        """
+        positions = np.array([self._position(index) for index in indices], np.int64)
+        batch = self._batched(positions) if self.lower and len(positions) > 1 else None
+        return [self[index] for index in indices] if batch is None else batch
+
+    def _batched(self, positions: npt.NDArray[np.int64]) -> Sequence[Any] | None:
+        """Fetch a batch at once, if all that acts on it is one transform of one image; None otherwise."""
+        steps = self._steps(int(positions[0]))
+        chains = self._pipeline(steps).chains(steps) if len(steps) == 1 and _StepsAt(self).uniform else None
+        if chains is None:
+            return None
+        ((path, chain),) = chains.items()
+        schema = self.records.schema
+        image = self.records.leaf(path)
+        if not isinstance(schema.codecs[image], ImageCodec):
+            return None
+        images = self._pipeline(steps).lowered_images(image, chain, positions, ReplayDraws())
+        others = [leaf for leaf in range(len(schema.codecs)) if leaf != image]
+        is_flat = schema.structure.kind == "tuple" and all(len(path) == 1 for path in schema.structure.paths)
+        if not is_flat or not isinstance(images, torch.Tensor) or not all(map(self._is_plain, others)):
+            leaves = [images if leaf == image else self.records.listed(leaf, positions) for leaf in range(len(others) + 1)]
+            return list(map(schema.structure.unflatten, zip(*leaves, strict=True)))
+        collated = [images if leaf == image else self.records.leaf_batch(leaf, positions) for leaf in range(len(others) + 1)]
+        columns = [
+            column.tolist() if leaf != image and isinstance(column, torch.Tensor) else column
+            for leaf, column in enumerate(collated)
+        ]
+        return FetchedBatch(columns, collated)
+
+    def _is_plain(self, leaf: int) -> bool:
+        """Whether a leaf's batch is what ``default_collate`` makes of its values: of built-in numbers, or strings."""
+        codec = self.records.schema.codecs[leaf]
+        return isinstance(codec, TextCodec | BytesCodec) or (isinstance(codec, ScalarCodec) and codec.kind != "numpy")
+
+    def _pipeline(self, steps: Steps) -> Pipeline:
+        """What applies transforms to batches; made anew when they change."""
+        known: tuple[Steps, Pipeline] | None = vars(self).get("_known_pipeline")
+        if known is None or known[0] != steps:
+            known = vars(self)["_known_pipeline"] = (steps, Pipeline(self.records, FixedSteps(steps)))
+        return known[1]
 
     def __getattr__(self, name: str) -> Any:
         dunder = name.startswith("__") and name.endswith("__")

@@ -139,11 +139,16 @@ class Encoder:
                 break
         if schema is None:
             return None
-        schema = dataclasses.replace(schema, codecs=tuple(map(self._settle, schema.codecs)))
+        paths = schema.structure.paths
+        image = self.path if self.path is not None else standard_paths(schema.structure)["transform"][0]
+        codecs = tuple(
+            self._settle(codec) if path == image else codec for path, codec in zip(paths, schema.codecs, strict=True)
+        )
+        schema = dataclasses.replace(schema, codecs=codecs)
         return EncodedChunk(schema, schema.encode(taken), len(taken))
 
     def _settle(self, codec: Any) -> Any:
-        """Decide an image codec's layout and kind, now that a chunk of images has been seen."""
+        """Decide the layout and kind of the image that transforms act on, now that a chunk has been seen."""
         if not isinstance(codec, ImageCodec):
             return codec
         layout = "CHW" if self.channels_first and codec.size and codec.mode else "HWC"

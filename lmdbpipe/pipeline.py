@@ -1,53 +1,76 @@
-"""Records with transforms: samples and batches as users get them."""
+"""Records with transforms: batches as users get them.
+
+Transforms of images are lowered to batched ones; whatever else is done to a sample is done one sample at a time. What
+transforms draw depends on the seed, the epoch and the sample's index alone, in either way.
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 
+from lmdbpipe.codecs import ImageCodec
 from lmdbpipe.codecs.array import ArrayCodec
-from lmdbpipe.codecs.image import ImageCodec
 from lmdbpipe.collate import collate
 from lmdbpipe.records import Indices, Records, as_list
 from lmdbpipe.seeding import preserved, seed_all
-from lmdbpipe.structure import get
-from lmdbpipe.wrapped import Step, apply
+from lmdbpipe.structure import Path, get
+from lmdbpipe.transforms import CounterDraws, Draws, Lowered, lower
+from lmdbpipe.wrapped import Step, Transform, apply, touched
 
 Steps: TypeAlias = tuple[Step, ...]
 StepsFor: TypeAlias = Callable[[int], Steps]
-"""The transforms that now act on a sample, by its index."""
+"""The transforms that now act on a sample, by its index. Where it has a true `uniform`, all samples have the same."""
 
 _PROBED_CHUNKS = 64
 
 
 class Pipeline:
-    """Reads samples and applies transforms to them.
+    """Reads batches and applies transforms to them.
 
     Args:
         records: Where samples come from.
-        steps_for: The transforms that act on a sample; asked anew for every sample, since users may change them.
+        steps_for: The transforms that act on a sample; asked anew for every batch, since users may change them.
         collate_fn: Makes a batch of a list of samples; None collates as `lmdbpipe.collate` does.
+        lower: Whether transforms of images are batched where they can be.
+        exact: Whether lowered transforms must give torchvision's bits; if not, resizing is done on tensors.
+        device: Where batches are to be.
     """
 
-    def __init__(self, records: Records, steps_for: StepsFor, collate_fn: Callable[[list[Any]], Any] | None = None) -> None:
+    def __init__(
+        self,
+        records: Records,
+        steps_for: StepsFor,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        *,
+        lower: bool = True,
+        exact: bool = True,
+        device: torch.device | None = None,
+    ) -> None:
         self.records = records
         self.steps_for = steps_for
         self.collate_fn = collate_fn
+        self.lower = lower
+        self.exact = exact
+        self.device = device
         self._probed: dict[Steps, list[Any]] = {}
+        self._lowered: dict[int, Lowered] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"records": self.records, "steps_for": self.steps_for, "collate_fn": self.collate_fn, "_probed": {}}
+        return {**vars(self), "_probed": {}, "_lowered": {}}
 
     def seeded_samples(self, indices: Indices, seed: int, epoch: int) -> list[Any]:
-        """Read samples; what transforms draw depends on the seed, the epoch and the sample's index alone."""
+        """Read samples one by one."""
         with preserved():
             samples = []
             for index in as_list(indices):
                 steps = self.steps_for(index)
-                sample = self.records.sample(index)
+                sample = self.records.sample(index, touched(steps))
                 if steps:
                     seed_all(seed, epoch, index)
                     sample = apply(steps, sample)
@@ -55,7 +78,7 @@ class Pipeline:
         return samples
 
     def batch(self, indices: Indices, seed: int, epoch: int) -> Any:
-        """Read a batch; what transforms draw depends on the seed, the epoch and the samples' indices alone."""
+        """Read a batch."""
         if self.collate_fn is not None:
             return self.collate_fn(self.seeded_samples(indices, seed, epoch))
         routes = self._routes(indices)
@@ -65,7 +88,77 @@ class Pipeline:
         (steps,) = routes
         if not steps:
             return self.records.batch(indices)
-        return self._collate(self.seeded_samples(indices, seed, epoch), indices, steps)
+        if self.lower and (chains := self.chains(steps)):
+            draws = CounterDraws(seed, epoch, np.asarray(indices))
+            return self._by_leaf(steps, chains, indices, functools.partial(self._seeded, seed, epoch), draws)
+        samples = self.seeded_samples(indices, seed, epoch)
+        if any(path not in self.records.schema.structure.paths for path in touched(steps)):
+            return collate(samples, self._probes(steps))
+        return self._collate(samples, indices, steps)
+
+    def lowered_images(self, leaf: int, chain: Sequence[Transform], indices: Indices, draws: Draws) -> Any:
+        """Read images and apply transforms to them in batches: a tensor, or a list where results differ."""
+        images: Any = self.records.raw_images(leaf, indices)
+        if images is None:
+            images = self.records.images(leaf, indices)
+        *first, last = map(self._lower, chain)
+        for lowered in first:
+            images = lowered(images, draws)
+        return last(images, draws, device=self.device)
+
+    def chains(self, steps: Steps) -> dict[Path, list[Transform]] | None:
+        """The transforms of each leaf; None if one acts on several leaves together, or inside none."""
+        chains: dict[Path, list[Transform]] = {}
+        for function, paths in steps:
+            if len(paths) != 1 or paths[0] not in self.records.schema.structure.paths:
+                return None
+            chains.setdefault(paths[0], []).append(function)
+        return chains
+
+    def _by_leaf(
+        self,
+        steps: Steps,
+        chains: dict[Path, list[Transform]],
+        indices: Indices,
+        seeded: Callable[[Sequence[Transform], int, Indices], list[Any]],
+        draws: Draws,
+    ) -> Any:
+        leaves = []
+        for leaf, (path, codec) in enumerate(
+            zip(self.records.schema.structure.paths, self.records.schema.codecs, strict=True)
+        ):
+            chain = chains.get(path)
+            if chain is None:
+                leaves.append(self.records.leaf_batch(leaf, indices))
+                continue
+            is_image = isinstance(codec, ImageCodec)
+            values = self.lowered_images(leaf, chain, indices, draws) if is_image else seeded(chain, leaf, indices)
+            probes = [] if codec.dense() is not None else [get(probe, path) for probe in self._probes(steps)]
+            if isinstance(values, torch.Tensor):
+                leaves.append(list(values.unbind(0)) if _shapes_differ(probes) else values)
+            else:
+                leaves.append(collate(values, probes))
+        return self.records.schema.structure.unflatten_batch(leaves)
+
+    def _seeded(
+        self, seed: int, epoch: int, chain: Sequence[Transform], leaf: int, indices: Indices
+    ) -> list[Any]:
+        """Apply transforms to the values of a leaf that is no image, one by one."""
+        values = self.records.listed(leaf, indices)
+        with preserved():
+            for row, index in enumerate(as_list(indices)):
+                seed_all(seed, epoch, index, leaf)
+                for function in chain:
+                    values[row] = function(values[row])
+        return values
+
+    def _lower(self, function: Transform) -> Lowered:
+        found = self._lowered.get(id(function))
+        if found is None or found.transform is not function:
+            if len(self._lowered) > 16:
+                self._lowered = {}
+            found = self._lowered[id(function)] = lower(function, exact=self.exact)
+        return found
 
     def _routes(self, indices: Indices) -> set[Steps]:
         """The different transforms that act on some samples."""
@@ -75,14 +168,10 @@ class Pipeline:
 
     def _collate(self, samples: Sequence[Any], indices: Indices, steps: Steps) -> Any:
         """Collate what transforms gave; what they did not touch is read as a batch."""
-        touched = [path for step in steps for path in step.paths]
         structure = self.records.schema.structure
-        inner = [path for path in touched if path not in structure.paths]
-        if inner:
-            return collate(samples, self._probes(steps))
         leaves = []
         for leaf, path in enumerate(structure.paths):
-            if path in touched:
+            if path in touched(steps):
                 probes = [get(probe, path) for probe in self._probes(steps)]
                 leaves.append(collate([get(sample, path) for sample in samples], probes))
             else:
@@ -94,7 +183,8 @@ class Pipeline:
         if steps not in self._probed:
             with preserved():
                 seed_all(0)
-                self._probed = {steps: [apply(steps, self.records.sample(i)) for i in self._extremes()]}
+                samples = (self.records.sample(index, touched(steps)) for index in self._extremes())
+                self._probed = {steps: [apply(steps, sample) for sample in samples]}
         return self._probed[steps]
 
     def _extremes(self) -> list[int]:
@@ -104,7 +194,12 @@ class Pipeline:
         for leaf, codec in enumerate(records.schema.codecs):
             if not isinstance(codec, ImageCodec | ArrayCodec) or codec.dense() is not None:
                 continue
-            shapes = np.array([shape for shape in itertools.islice(records.shapes(leaf), count)])
-            for key in (shapes.prod(axis=1), shapes[:, 0] / np.maximum(shapes[:, -1], 1)):
+            shapes = np.array(list(itertools.islice(records.shapes(leaf), count))).reshape(count, -1)
+            first, last = shapes[:, :1], shapes[:, -1:]
+            for key in (shapes.prod(axis=1), (first / np.maximum(last, 1)).sum(axis=1)):
                 found |= {int(key.argmin()), int(key.argmax())}
         return sorted(found)
+
+
+def _shapes_differ(probes: Sequence[Any]) -> bool:
+    return len({getattr(probe, "shape", None) for probe in probes}) > 1

@@ -54,6 +54,9 @@ class Records:
         self.schema = functools.reduce(_join, self.databases, self.databases[0].manifest.schema)
         lengths = [database.manifest.length for database in self.databases]
         self._starts = np.cumsum([0, *lengths])
+        self._tensor_images = [
+            leaf for leaf, codec in enumerate(self.schema.codecs) if isinstance(codec, ImageCodec) and codec.as_tensor
+        ]
         self._is_flat = set(self.schema.structure.paths) == {(key,) for key in range(len(self.schema.codecs))}
         self._dense = [self._dense_leaf(leaf) for leaf in range(len(self.schema.codecs))]
 
@@ -85,8 +88,13 @@ class Records:
             raise ConfigError(f"there is no leaf {name!r}; the leaves are {', '.join(names)}")
         return names.index(name)
 
-    def sample(self, index: int) -> Any:
+    def sample(self, index: int, touched: frozenset[Path] = frozenset()) -> Any:
         """Read one sample, as the source gave it.
+
+        Args:
+            index: Which one.
+            touched: Leaves that transforms will act on: an image is then a PIL image, as the source's transform would
+                have got it, even where a PILToTensor was baked in.
 
         Raises:
             OutOfRangeError: There is no such sample.
@@ -96,6 +104,9 @@ class Records:
         database, index = self._locate(index)
         chunk, row = divmod(index, database.manifest.chunk_length)
         values = [rows.sample(row) for rows in database.rows(chunk)]
+        for leaf in self._tensor_images:
+            if self.schema.structure.paths[leaf] in touched:
+                values[leaf] = database.rows(chunk)[leaf].image(row)  # type: ignore[attr-defined]
         return database.manifest.schema.structure.unflatten(values)
 
     def batch(self, indices: Indices) -> Any:
@@ -136,11 +147,19 @@ class Records:
         memory, offsets = _DenseLeaf(database, leaf, column).offsets(local)
         return RawImages(memory, offsets, codec.size or (0, 0), codec.mode or "", codec.layout)
 
+    def images(self, leaf: int, indices: Indices) -> list[Any]:
+        """Read some images as PIL images."""
+        return self._listed(leaf, indices, "image")
+
+    def listed(self, leaf: int, indices: Indices) -> list[Any]:
+        """Read one leaf of some samples, as the source gave it."""
+        return self._listed(leaf, indices, "sample")
+
     def values(self, leaf: int) -> Array | list[Any]:
         """Read one leaf of all samples, without touching the others: an array if it is dense, else a list."""
         dense = self._dense[leaf]
         if dense is None:
-            return self._listed(leaf, range(len(self)), "sample")
+            return self.listed(leaf, range(len(self)))
         return np.concatenate([part.whole() for part in dense])
 
     def shapes(self, leaf: int) -> Iterator[tuple[int, ...]]:

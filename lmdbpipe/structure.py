@@ -80,8 +80,7 @@ class Structure:
                     f"leaf {format_path(path)}: a dict key must be a string or an integer, got {key!r}"
                 )
         children = tuple(cls.of(value, (*path, key)) for key, value in zip(keys, values, strict=True))
-        name = (type(sample).__module__, type(sample).__qualname__) if kind == "namedtuple" else ("", "")
-        return cls(kind, keys, children, name)
+        return cls(kind, keys, children, _type_name(sample) if kind == "namedtuple" else ("", ""))
 
     @functools.cached_property
     def paths(self) -> tuple[Path, ...]:
@@ -105,6 +104,8 @@ class Structure:
             expected = ".".join(self.type_name) if self.kind == "namedtuple" else self.kind
             raise SampleError(f"{where}: the first sample has a {expected} here, this one a {type(sample).__name__}")
         keys, values = _items(sample, self.kind)
+        if kind == "dict" and keys != self.keys and set(keys) == set(self.keys):
+            keys, values = self.keys, tuple(sample[key] for key in self.keys)  # equal dicts, whatever their order
         if keys != self.keys:
             raise SampleError(
                 f"{where}: the first sample's {self.kind} has {_describe(self.keys)}, this one {_describe(keys)}"
@@ -204,7 +205,8 @@ def _items(value: Any, kind: str) -> tuple[tuple[Key, ...], tuple[Any, ...]]:
 
 
 def _type_name(value: object) -> tuple[str, str]:
-    return type(value).__module__, type(value).__qualname__
+    module = type(value).__module__
+    return "__main__" if module == "__mp_main__" else module, type(value).__qualname__  # spawned processes rename it
 
 
 def _describe(keys: tuple[Hashable, ...]) -> str:

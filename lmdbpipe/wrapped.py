@@ -51,6 +51,11 @@ def apply(steps: Sequence[Step], sample: Any) -> Any:
     return sample
 
 
+def touched(steps: Sequence[Step]) -> frozenset[Path]:
+    """The parts of a sample that transforms act on."""
+    return frozenset(path for step in steps for path in step.paths)
+
+
 def standard_paths(structure: Structure) -> dict[str, tuple[Path, ...]]:
     """Where transforms act by torchvision's convention: on (input, target) pairs, or on the whole of anything else."""
     is_pair = structure.kind in ("tuple", "list", "namedtuple") and len(structure.children) > 1

@@ -1,0 +1,261 @@
+"""The command line: ``lmdbpipe build``, ``info``, ``verify`` and ``demo``.
+
+What fails is one line on stderr: with exit status 1 where the files or the data are at fault, 2 where the command is.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import importlib.metadata
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from torchvision.transforms import v2
+from typer.core import TyperGroup
+
+from lmdbpipe.build import build
+from lmdbpipe.demo import demo
+from lmdbpipe.errors import ConfigError, LMDBPipeError
+from lmdbpipe.sources import SOURCES, parse
+from lmdbpipe.store import Database, Manifest, verify
+
+_FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's; some versions of typer carry their own click
+
+
+class _Commands(TyperGroup):
+    """The commands, with their errors in one line."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command and exit."""
+        try:
+            sys.exit(super().main(*args, **{**kwargs, "standalone_mode": False}) or 0)
+        except LMDBPipeError as error:
+            _fail(str(error), _FAILED)
+        except _UsageError as error:
+            context = getattr(error, "ctx", None)
+            command = "lmdbpipe" if context is None else context.command_path
+            _fail(f"{error.format_message().rstrip('.')} (see {command} --help)", _MISUSED)  # type: ignore[attr-defined]
+        except typer.Abort:
+            _fail("interrupted", _INTERRUPTED)
+
+
+def _fail(message: str, status: int) -> None:
+    typer.echo(f"lmdbpipe: error: {' '.join(message.split())}", err=True)
+    sys.exit(status)
+
+
+app = typer.Typer(
+    name="lmdbpipe",
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="lmdbpipe")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            version = importlib.metadata.version("lmdbpipe")
+        except importlib.metadata.PackageNotFoundError:
+            version = "(not installed)"
+        typer.echo(f"lmdbpipe {version}")
+        raise typer.Exit
+
+
+@app.callback()
+def _lmdbpipe(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Write a PyTorch dataset once into an LMDB file, then stream it.
+
+    \b
+    Example: lmdbpipe build imagefolder:photos/train train.lmdb
+             lmdbpipe info train.lmdb
+    """  # noqa: D301 - \b is click's mark for a block that keeps its lines
+
+
+_SOURCE_HELP = "What to build from. " + "; ".join(
+    f"{source.name}:{source.where}, {source.summary}" for source in SOURCES.values()
+)
+
+
+@app.command("build")
+def _build(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=f"{_SOURCE_HELP}.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; its folder must exist.")],
+    *,
+    resize: Annotated[
+        str | None,
+        typer.Option(metavar="N|HxW", help="Store images with their shorter side N pixels long, or HxW pixels large."),
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read and encode; 0: this one.")] = 0,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Passes over the source that are written.")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Build anew even if OUT is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress bar.")] = False,
+) -> None:
+    """Write a dataset into a file. An interrupted build goes on where it stopped.
+
+    \b
+    Example: lmdbpipe build imagefolder:photos/train train.lmdb --resize 224x224 --workers 4
+    """  # noqa: D301
+    try:
+        kind, where = parse(source)
+        size = None if resize is None else _size(resize)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
+    start, before = time.perf_counter(), out.exists() and not overwrite
+    manifest = build(
+        kind.open(where),
+        out,
+        db_transform=None if size is None else v2.Resize(size),
+        num_workers=workers,
+        rounds=rounds,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    how = "was complete already" if before else f"built in {time.perf_counter() - start:.1f} s"
+    typer.echo(f"{out}: {manifest.length:,} samples, {_megabytes(manifest.totals['file_bytes'])}, {how}")
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    """Read ``N`` or ``HxW``.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    sides = text.lower().split("x")
+    if not all(side.isdecimal() and int(side) for side in sides) or len(sides) > 2:
+        raise ConfigError(f"--resize takes a number of pixels, or HxW such as 224x224, not {text!r}")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="A file that lmdbpipe wrote.")]
+
+
+@app.command("info")
+def _info(
+    file: _File,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the file's manifest as JSON instead.")] = False,
+) -> None:
+    """Show what is in a file, how large it is, and where it came from.
+
+    \b
+    Example: lmdbpipe info train.lmdb
+    """  # noqa: D301
+    manifest = Database(file).manifest
+    if as_json:
+        typer.echo(json.dumps(json.loads(manifest.dumps()), indent=2, ensure_ascii=False))
+    else:
+        typer.echo(f"{file}\n{_aligned(list(_facts(manifest, file)))}\n\n{_aligned(_leaves(manifest))}")
+
+
+def _facts(manifest: Manifest, file: Path) -> Iterator[tuple[str, str]]:
+    payload, stat, origin = manifest.totals["payload_bytes"], file.stat(), manifest.provenance
+    yield "samples", f"{manifest.length:,} in {manifest.num_chunks:,} chunks of {manifest.chunk_length:,}"
+    yield "payload", f"{payload:,} bytes ({_megabytes(payload)}), {payload / manifest.length:,.0f} a sample"
+    ratio = f", {stat.st_size / payload:.3f} times the payload" if payload else ""
+    yield "file", f"{stat.st_size:,} bytes ({_megabytes(stat.st_size)}){ratio}"
+    if hasattr(stat, "st_blocks"):
+        yield "on disk", f"{stat.st_blocks * 512:,} bytes ({_megabytes(stat.st_blocks * 512)})"
+    length = origin["source_length"]
+    yield "source", f"{origin['source']}, {'of unknown length' if length is None else f'{length:,} samples'}"
+    yield "as it said", "; ".join(" ".join(line.split()) for line in origin["source_repr"].splitlines())
+    yield "baked in", " ".join((origin["db_transform"] or "nothing").split())
+    yield "rounds", str(origin["rounds"])
+    seed = origin["shuffle_seed"]
+    yield "order", "the source's" if seed is None else f"shuffled, seed {seed}"
+    versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items() if version)
+    yield "written", f"{origin['date']} by {versions}"
+    yield "fingerprint", manifest.fingerprint
+
+
+def _leaves(manifest: Manifest) -> list[tuple[str, ...]]:
+    schema = manifest.schema
+    table: list[tuple[str, ...]] = [("leaf", "codec", "column", "dtype", "shape", "about")]
+    for _, leaf, column in schema.columns:
+        codec, shape = schema.codecs[leaf], "varies" if column.shape is None else str(column.shape)
+        is_first = column.role == codec.columns()[0].role
+        name, kind, about = schema.leaf_names[leaf], codec.name, _about(codec.params())
+        table.append(
+            (*((name, kind) if is_first else ("", "")), column.role, str(column.dtype), shape, about * is_first)
+        )
+    return table
+
+
+def _about(params: dict[str, Any]) -> str:
+    """Write a codec's parameters: those that are set, and those that vary."""
+    return ", ".join(f"{name} {_written(value)}" for name, value in params.items() if value is not False)
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return "varies"
+    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Lay rows out in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+@app.command("verify")
+def _verify(file: _File) -> None:
+    """Check every checksum and every promise that the format makes. Exit status 1 if something is wrong.
+
+    \b
+    Example: lmdbpipe verify train.lmdb && echo sound
+    """  # noqa: D301
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:  # LMDB trusts its pages: one that is damaged may kill the process that reads it
+            length, problems = pool.submit(_problems, file).result()
+        except BrokenProcessPool:
+            length, problems = 0, ["its tree of pages is so damaged that LMDB crashed on it"]
+    for problem in problems:
+        typer.echo(f"{file}: {problem}")
+    if problems:
+        _fail(f"{file}: {len(problems)} problem{'s' * (len(problems) > 1)} found; copy or build it again", _FAILED)
+    typer.echo(f"{file}: sound, {length:,} samples")
+
+
+def _problems(file: Path) -> tuple[int, list[str]]:
+    database = Database(file)
+    return database.manifest.length, list(verify(database))
+
+
+@app.command("demo")
+def _demo(
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder with a sub-folder of images for each class.")
+    ] = None,
+    download: Annotated[bool, typer.Option(help="Whether a small dataset may be downloaded if none is found.")] = True,
+) -> None:
+    """Show on this machine what it brings: build a file of some images, stream it, and compare. Leaves nothing behind.
+
+    \b
+    Example: lmdbpipe demo --data photos/train
+    """  # noqa: D301
+    demo(data, download=download, echo=typer.echo)

@@ -1,0 +1,270 @@
+"""A batch on its way through lowered steps: pixels somewhere, and what is still to be done to them.
+
+Geometry waits as `Windows`, arithmetic as a list of elementwise operations on a float buffer. Both are done when
+something needs pixels, in blocks of images that stay in the cache: gather, crop, flip, lay out as CxHxW, convert, scale
+and normalise are one trip through memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+
+from lmdbpipe.transforms.gather import LARGE, Source, gather, one, source_dtype
+from lmdbpipe.transforms.modes import image_of, pixels_of
+from lmdbpipe.transforms.pool import POOL
+from lmdbpipe.transforms.raw import RawImages
+from lmdbpipe.transforms.step import Spec
+from lmdbpipe.transforms.windows import Bools, Ints, Windows, concatenate, join
+
+BLOCK = 768 << 10
+"""Bytes of output that arithmetic works on at a time, so that they stay in a core's own cache."""
+GATHERED = 2 << 20
+"""Pixels of small images that are gathered at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arithmetic:
+    """One elementwise operation: ``x.to(dtype)`` or, in place, ``x.div_(operand)``, ``mul_``, ``sub_``."""
+
+    name: str
+    operand: Any
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply it; in place except where the dtype changes."""
+        operand = self.operand
+        if isinstance(operand, Tensor) and operand.device != x.device:
+            operand = operand.to(x.device)
+        result: Tensor = getattr(x, self.name)(operand)
+        return result
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n images of one `Spec`.
+
+    Attributes:
+        spec: What the images are after everything that is pending.
+        source: Where pixels are: `RawImages`, a tensor [m, C, H, W], or a list of CxHxW tensors.
+        windows: Which rectangle of which source image each output is.
+        pending: Elementwise operations still to be done, the first of which converts the dtype.
+        palettes: For mode P, a palette for each source image.
+    """
+
+    spec: Spec
+    source: Source
+    windows: Windows
+    pending: tuple[Arithmetic, ...] = ()
+    palettes: tuple[bytes, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @classmethod
+    def of_raw(cls, images: RawImages) -> Batch:
+        """Images of one mode in the map."""
+        palettes = None if images.palettes is None else tuple(images.palettes)
+        sizes = images.sizes if isinstance(images.sizes, tuple) else join(images.sizes[:, 0], images.sizes[:, 1])
+        images = replace(images, sizes=sizes)
+        return cls(Spec.pil(images.mode_at(0)), images, Windows.full(len(images), sizes), palettes=palettes)
+
+    @classmethod
+    def of_samples(cls, spec: Spec, samples: Sequence[Any]) -> Batch:
+        """PIL images or tensors of one spec."""
+        palettes = None
+        if spec.kind == "pil":
+            tensors = [torch.from_numpy(pixels_of(sample)).permute(2, 0, 1) for sample in samples]
+            if spec.mode == "P":
+                palettes = tuple(_palette(sample) for sample in samples)
+        else:
+            tensors = [sample.as_subclass(Tensor) for sample in samples]
+        return cls.of_tensors(spec, tensors, palettes)
+
+    @classmethod
+    def of_tensors(cls, spec: Spec, pixels: Tensor | list[Tensor], palettes: tuple[bytes, ...] | None = None) -> Batch:
+        """Pixels [n, C, H, W], or a list of [C, H, W]."""
+        if isinstance(pixels, Tensor):
+            size: Any = (pixels.shape[2], pixels.shape[3])
+        else:
+            sizes = np.array([tensor.shape[1:] for tensor in pixels], np.int64).reshape(-1, 2)
+            size = join(sizes[:, 0], sizes[:, 1])
+        return cls(spec, pixels, Windows.full(len(pixels), size), palettes=palettes)
+
+    @property
+    def size(self) -> Any:
+        """(height, width) of all outputs, or an array [n, 2]."""
+        return self.windows.size
+
+    @property
+    def dense(self) -> bool:
+        """Whether all outputs are of one size."""
+        return isinstance(self.windows.size, tuple)
+
+    def take(self, picks: Ints) -> Batch:
+        """Some of the images; nothing is copied."""
+        return replace(self, windows=self.windows.take(picks))
+
+    def compute(self, operation: Arithmetic, spec: Spec) -> Batch:
+        """Do an elementwise operation later."""
+        return replace(self, spec=spec, pending=(*self.pending, operation))
+
+    def pixels(self) -> Tensor | list[Tensor]:
+        """Do what is pending.
+
+        Returns:
+            A C-contiguous tensor [n, C, H, W] that nobody else holds; a list of [C, H, W] where sizes differ.
+        """
+        if not isinstance(self.windows.size, tuple):
+            return [self.take(np.array([i])).stacked()[0] for i in range(len(self))]
+        return self.stacked()
+
+    def stacked(self) -> Tensor:
+        """As `pixels`, for images of one size."""
+        size = self.windows.size
+        height, width = size if isinstance(size, tuple) else size[0].tolist()
+        shape = (len(self), self.spec.channels, height, width)
+        if isinstance(self.source, Tensor) and self.source.device.type != "cpu":
+            return _run(self.pending, gather(self.source, self.windows, None))
+        out = POOL.empty(shape, self.spec.dtype)
+        if not out.numel():
+            return out
+        if not self.pending:
+            gather(self.source, self.windows, out)
+            return out
+        image = self.spec.channels * height * width
+        block = max(1, BLOCK // (image * out.element_size()))
+        small = image * source_dtype(self.source).itemsize < LARGE
+        stride = max(1, GATHERED // image) if small else block
+        scratch: Tensor | None = None
+        for begin in range(0, len(self), stride):
+            end = min(begin + stride, len(self))
+            windows = self.windows.take(np.arange(begin, end)) if stride < len(self) else self.windows
+            scratch = gather(self.source, windows, None if scratch is None else scratch[: end - begin])
+            for first in range(begin, end, block):
+                last = min(first + block, end)
+                _run_into(self.pending, scratch[first - begin : last - begin], out[first:last])
+        return out
+
+    def map(self, function: Callable[[Tensor], Tensor], spec: Spec) -> Batch:
+        """Apply a function of [..., C, H, W] to all images, at once where they are of one size."""
+        done = self.now()
+        if isinstance(done.source, Tensor):
+            return Batch.of_tensors(spec, function(done.source), done.palettes)
+        assert isinstance(done.source, list)
+        return Batch.of_tensors(spec, [function(tensor) for tensor in done.source], done.palettes)
+
+    def map_where(self, mask: Bools, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Apply a function of [..., C, H, W], which keeps shape and dtype, to the images that a mask bool [n] picks."""
+        if not mask.any():
+            return self
+        if mask.all():
+            return self.map(function, self.spec)
+        done = self.now()
+        if isinstance(done.source, Tensor):
+            rows = torch.from_numpy(np.flatnonzero(mask)).to(done.source.device)
+            done.source.index_copy_(0, rows, function(done.source.index_select(0, rows)))
+            return done
+        assert isinstance(done.source, list)
+        pairs = zip(done.source, mask.tolist(), strict=True)
+        return replace(done, source=[function(tensor) if on else tensor for tensor, on in pairs])
+
+    def to(self, device: torch.device) -> Batch:
+        """Move pixels to a device as they are in the source's dtype, and go on there."""
+        if device.type == "cpu" and not (isinstance(self.source, Tensor) and self.source.device.type != "cpu"):
+            return self
+        raw = replace(self, pending=(), spec=replace(self.spec, dtype=source_dtype(self.source))).pixels()
+        moved = raw.to(device) if isinstance(raw, Tensor) else [tensor.to(device) for tensor in raw]
+        return replace(Batch.of_tensors(self.spec, moved), pending=self.pending)
+
+    def now(self) -> Batch:
+        """Do what is pending, and go on from the result."""
+        palettes = self.palettes and tuple(self.palettes[i] for i in self.windows.rows.tolist())
+        return Batch.of_tensors(self.spec, self.pixels(), palettes)
+
+    def samples(self) -> list[Any]:
+        """Give each image as torchvision would hold it: a PIL image, a tensor or an `Image`."""
+        return [self.sample(i) for i in range(len(self))]
+
+    def sample(self, i: int) -> Any:
+        """Give one image as torchvision would hold it; only its own pixels are read."""
+        if self.spec.kind == "pil":
+            return self.pil(i)
+        if self.pending or (isinstance(self.source, Tensor) and self.source.device.type != "cpu"):
+            tensor = self.take(np.array([i])).stacked()[0]
+            if self.spec.hwc:
+                tensor = tensor.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        else:
+            pixels = one(self.source, self.windows, i)
+            pixels = np.array(pixels if self.spec.hwc else pixels.transpose(2, 0, 1), order="C")
+            tensor = torch.from_numpy(pixels)
+            tensor = tensor.permute(2, 0, 1) if self.spec.hwc else tensor
+        return tv_tensors.Image(tensor) if self.spec.image else tensor
+
+    def pil(self, i: int) -> Image.Image:
+        """Give one image as a PIL image; only its own pixels are read."""
+        palette = self.palettes[int(self.windows.rows[i])] if self.palettes else b""
+        if self.pending:
+            return self.take(np.array([i])).now().pil(0)
+        return image_of(one(self.source, self.windows, i), self.spec.mode, palette)
+
+
+def merge(parts: Sequence[tuple[Ints, Batch]]) -> Batch:
+    """Put batches of one spec together.
+
+    Args:
+        parts: Batches, each with the places of its images in the result; together 0 to n - 1.
+    """
+    parts = [part for part in parts if len(part[0])]
+    if len(parts) == 1:
+        return parts[0][1]
+    places = np.concatenate([places for places, _ in parts])
+    first = parts[0][1]
+    fills = {batch.windows.fill for _, batch in parts} - {None}
+    if len(fills) <= 1 and all(b.source is first.source and b.pending == first.pending for _, b in parts):
+        return replace(first, windows=concatenate([b.windows for _, b in parts]).take(np.argsort(places)))
+    done = [(places, batch.now()) for places, batch in parts]
+    palettes = None
+    if first.palettes is not None:
+        by_place = {int(p): b.palettes[i] for ps, b in done for i, p in enumerate(ps) if b.palettes}
+        palettes = tuple(by_place[i] for i in range(len(places)))
+    sizes = {batch.size if batch.dense else None for _, batch in done}
+    if len(sizes) == 1 and None not in sizes and isinstance(done[0][1].source, Tensor):
+        example = done[0][1].source
+        out = torch.empty((len(places), *example.shape[1:]), dtype=example.dtype, device=example.device)
+        for where, batch in done:
+            out[torch.from_numpy(where).to(out.device)] = batch.source  # type: ignore[assignment]
+        return Batch.of_tensors(first.spec, out, palettes)
+    listed: list[Any] = [None] * len(places)
+    for where, batch in done:
+        tensors: Any = batch.source
+        for place, tensor in zip(where.tolist(), tensors, strict=True):
+            listed[place] = tensor
+    return Batch.of_tensors(first.spec, listed, palettes)
+
+
+def _run(operations: Sequence[Arithmetic], x: Tensor) -> Tensor:
+    for operation in operations:
+        x = operation(x)
+    return x
+
+
+def _run_into(operations: Sequence[Arithmetic], x: Tensor, out: Tensor) -> None:
+    """Run operations, the last conversion of which lands in ``out``."""
+    last = max((i for i, operation in enumerate(operations) if operation.name == "to"), default=-1)
+    out.copy_(_run(operations[: max(last, 0)], x))
+    _run(operations[last + 1 :], out)
+
+
+def _palette(image: Image.Image) -> bytes:
+    if image.palette is None:
+        return b""
+    if image.palette.mode == "RGBA":
+        return b"\x04" + bytes(image.getpalette("RGBA") or ())
+    return b"\x03" + bytes(image.getpalette("RGB") or ())

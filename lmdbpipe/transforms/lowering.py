@@ -1,0 +1,353 @@
+"""Turn a torchvision transform into a batched pipeline that gives the same bits.
+
+The transform is flattened to steps. For a batch, the longest runs of steps that are batched for such images (`Spec`) are
+applied at once; the others get one sample after the other, as the object that torchvision would have given them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import transforms as v1
+from torchvision.transforms import v2
+
+from lmdbpipe.errors import TransformError
+from lmdbpipe.transforms.batch import Batch
+from lmdbpipe.transforms.compose import Container
+from lmdbpipe.transforms.draws import Draws, ReplayDraws
+from lmdbpipe.transforms.opaque import Opaque
+from lmdbpipe.transforms.raw import RawImages
+from lmdbpipe.transforms.step import Params, Spec, Step, spec_of
+from lmdbpipe.transforms.streams import torch_words, torch_words_known
+from lmdbpipe.transforms.table import TABLE
+from lmdbpipe.transforms.windows import Ints
+
+Images = RawImages | Sequence[Image.Image] | Sequence[Tensor] | Tensor
+_OVERRIDES = ("__call__", "forward", "get_params", "make_params", "transform")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """Samples that are through: their places in the batch, and a batch or a list of objects."""
+
+    places: Ints
+    result: Batch | list[Any]
+
+
+class Lowered:
+    """A transform in batched form. Made by `lower`; safe to call from several threads.
+
+    Attributes:
+        transform: What was lowered.
+        steps: Its steps, containers of steps unrolled.
+        exact: Whether resizing gives the same bits as PIL.
+    """
+
+    def __init__(self, transform: Any, steps: Sequence[Step], *, exact: bool) -> None:
+        self.transform = transform
+        self.steps = tuple(steps)
+        self.exact = exact
+        self._first = np.concatenate([[0], np.cumsum([step.words for step in steps])]).tolist()
+        self._unbatched = functools.lru_cache(maxsize=256)(self._find_unbatched)
+
+    def __repr__(self) -> str:
+        batched = sum(not isinstance(step, Opaque) for step in self.steps)
+        return f"Lowered({len(self.steps)} steps, {batched} of them batched)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"transform": self.transform, "exact": self.exact}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(lower(state["transform"], exact=state["exact"]).__dict__)
+
+    def explain(self, mode: str = "RGB") -> str:
+        """Say step by step what is batched, what is not, and why.
+
+        Args:
+            mode: The PIL mode of the images that go in.
+        """
+        lines, spec = [], Spec.pil(mode)
+        known = True
+        for number, step in enumerate(self.steps, 1):
+            out = step.infer(spec) if known or isinstance(step, Opaque) else spec
+            name = _name(step.t)
+            if isinstance(out, str):
+                lines.append(f"{number:2} {name:<28} one at a time: {out}")
+                known = False
+            else:
+                lines.append(
+                    f"{number:2} {name:<28} batched" + (f": {spec} -> {out}" if known else ", where it can be")
+                )
+                spec = out
+        return "\n".join(lines) if lines else "no steps: images are handed on as they are"
+
+    def __call__(
+        self, images: Images, draws: Draws | None = None, *, device: torch.device | str | None = None
+    ) -> Tensor | list[Any]:
+        """Transform a batch.
+
+        Args:
+            images: Stored images, PIL images, tensors [C, H, W], or a tensor [n, C, H, W] on any device.
+            draws: Where randomness comes from; `ReplayDraws` if not given.
+            device: Where the result is to be. Pixels go over once they are gathered and all steps that need the CPU
+                are done, before arithmetic.
+
+        Returns:
+            A tensor [n, ...] that the caller owns; a list of n where sizes or types of the results differ, or where
+            they are no tensors.
+        """
+        count = len(images)
+        if not count:
+            raise TransformError("the batch is empty; a transform needs at least one image")
+        draws = ReplayDraws() if draws is None else draws
+        leaves = self._replay(images, draws) if draws.in_order else self._count(images, draws)
+        return _collect(leaves, count, None if device is None else torch.device(device))
+
+    # Draws that do not depend on order: as far as possible at once, then the next step one at a time, and so on.
+
+    def _count(self, images: Images, draws: Draws) -> list[_Leaf]:
+        leaves: list[_Leaf] = []
+        pending = [(places, batch, 0) for places, batch in _batches(images)]
+        while pending:
+            places, batch, begin = pending.pop()
+            if not isinstance(batch, Batch):
+                end, samples = begin, batch
+            else:
+                end = self._unbatched(begin, batch.spec)
+                for number in range(begin, end):
+                    step = self.steps[number]
+                    words = draws.words(places, self._first[number], step.words)
+                    params, _ = step.decode(words, batch.spec, batch.size)
+                    batch = step.apply(batch, params)
+                if end == len(self.steps):
+                    leaves.append(_Leaf(places, batch))
+                    continue
+                samples = batch.samples()
+            if end == len(self.steps):
+                leaves.append(_Leaf(places, samples))
+                continue
+            transform = self.steps[end].t
+            with closing(draws.own(places, self._first[end])) as own:  # type: ignore[type-var]
+                results = [transform(sample) for sample, _ in zip(samples, own, strict=True)]
+            pending += [(places[rows], group, end + 1) for rows, group in _grouped(results)]
+        return leaves
+
+    # Draws in torchvision's order: per sample, all that is not batched and then the parameters of what is.
+
+    def _replay(self, images: Images, draws: Draws) -> list[_Leaf]:
+        count = len(images)
+        batches = _batches(images)
+        if len(batches) == 1 and isinstance(batches[0][1], Batch):
+            places, batch = batches[0]
+            assert isinstance(batch, Batch)
+            params = self._replay_words(batch) if self._unbatched(0, batch.spec) == len(self.steps) else None
+            if params is not None:
+                return [_Leaf(places, self._apply(batch, 0, params))]
+        where = {int(place): (group, i) for group in batches for i, place in enumerate(group[0])}
+        tails: dict[tuple[int, Spec | None], list[tuple[int, Any, list[Any]]]] = {}
+        for place in range(count):
+            (_, batch), i = where[place]
+            tail, sample, spec = self._replay_head(batch, i)
+            ones: list[Any] = []
+            if spec is not None:
+                size = sample.size if isinstance(sample, Batch) else _size(sample)
+                at = spec
+                for step in self.steps[tail:]:
+                    one, size = step.draw(at, size)
+                    ones.append(one)
+                    at = step.infer(at)  # type: ignore[assignment]
+            tails.setdefault((tail, spec), []).append((place, sample, ones))
+        leaves = []
+        for (tail, spec), members in tails.items():
+            places = np.array([place for place, _, _ in members])
+            if spec is None:
+                leaves.append(_Leaf(places, [sample for _, sample, _ in members]))
+                continue
+            if tail == 0:
+                group, _ = where[int(places[0])]
+                order = {int(place): i for i, place in enumerate(group[0])}
+                assert isinstance(group[1], Batch)
+                batch = group[1].take(np.array([order[int(place)] for place in places]))
+            else:
+                batch = Batch.of_samples(spec, [sample for _, sample, _ in members])
+            columns = zip(*(ones for _, _, ones in members), strict=True)
+            params = [step.stack(column) for step, column in zip(self.steps[tail:], columns, strict=False)]
+            leaves.append(_Leaf(places, self._apply(batch, tail, params)))
+        return leaves
+
+    def _replay_head(self, batch: Batch | list[Any], i: int) -> tuple[int, Any, Spec | None]:
+        """Apply all steps of one sample up to the last that is not batched; give the next, the sample and its spec."""
+        if isinstance(batch, Batch):
+            end, spec = self._unbatched(0, batch.spec), batch.spec
+            if end == len(self.steps):
+                return 0, batch.take(np.array([i])), spec
+            sample = batch.take(np.array([i])).samples()[0]
+        else:
+            end, sample = 0, batch[i]
+        begin = 0
+        while begin < len(self.steps):
+            for step in self.steps[begin : end + 1]:
+                sample = step.t(sample)
+            begin = end + 1
+            spec = spec_of(sample)
+            end = begin if spec.kind == "object" else self._unbatched(begin, spec)
+            if spec.kind != "object" and end == len(self.steps):
+                return begin, sample, spec
+        return begin, sample, None
+
+    def _replay_words(self, batch: Batch) -> list[Params] | None:
+        """Draw for a whole batch at once, where each sample takes the same number of words of torch's generator."""
+        plain = torch.get_default_dtype() == torch.float32 and torch.get_default_device().type == "cpu"
+        if not plain or not torch_words_known():
+            return None
+        spec, size, counts = batch.spec, batch.size, []
+        sized = np.empty((len(batch), 0), np.uint32)
+        for step in self.steps:
+            count = step.fixed(spec, size)
+            if count is None:
+                return None
+            counts.append(count)
+            size = step.extent(spec, size)
+            spec = step.infer(spec)  # type: ignore[assignment]
+        words = torch_words(len(batch) * sum(counts)).reshape(len(batch), -1) if sum(counts) else sized
+        params, spec, size, first = [], batch.spec, batch.size, 0
+        for step, count in zip(self.steps, counts, strict=True):
+            drawn, size = step.decode(words[:, first : first + count], spec, size)
+            params.append(drawn)
+            first += count
+            spec = step.infer(spec)  # type: ignore[assignment]
+        return params
+
+    def _apply(self, batch: Batch, begin: int, params: Sequence[Params]) -> Batch:
+        for step, drawn in zip(self.steps[begin:], params, strict=True):
+            batch = step.apply(batch, drawn)
+        return batch
+
+    def _find_unbatched(self, begin: int, spec: Spec) -> int:
+        """The first step at or after ``begin`` that is not batched for such images; the number of steps if all are."""
+        if spec.kind == "object":
+            return begin
+        for number in range(begin, len(self.steps)):
+            out = self.steps[number].infer(spec)
+            if isinstance(out, str):
+                return number
+            spec = out
+        return len(self.steps)
+
+
+def lower(transform: Callable[[Any], Any] | None, *, exact: bool = True) -> Lowered:
+    """Lower a transform.
+
+    Args:
+        transform: Any torchvision transform of either generation, a container of them, or any callable of one image;
+            None for none.
+        exact: Whether every step must give the same bits as torchvision does on PIL images.
+
+    Returns:
+        A batched pipeline. What has no batched form is still applied, one sample at a time.
+    """
+    return Lowered(transform, [] if transform is None else _steps(transform, exact), exact=exact)
+
+
+def _steps(transform: Any, exact: bool) -> list[Step]:
+    """Unroll containers."""
+    if _overridden(transform):
+        return [Opaque(transform, "it has hooks or replaced methods")]
+    if type(transform) in (v1.Compose, v2.Compose):
+        return [step for child in transform.transforms for step in _steps(child, exact)]
+    if type(transform) is torch.nn.Sequential:
+        return [step for child in transform for step in _steps(child, exact)]
+    lowered = TABLE.get(type(transform))
+    if lowered is not None:
+        if issubclass(lowered, Container):
+            step: Step = lowered(transform, [_steps(child, exact) for child in transform.transforms])
+        else:
+            step = lowered(transform)
+        step.exact = exact
+        return [step]
+    base = next((cls for cls in type(transform).__mro__ if cls in TABLE), None)
+    if base is not None:
+        return [Opaque(transform, f"it is a subclass of {base.__name__}, which may do anything")]
+    return [Opaque(transform, "it has no batched form")]
+
+
+def _overridden(transform: Any) -> bool:
+    """Whether an object does something else than its class says."""
+    own = getattr(transform, "__dict__", {})
+    return any(name in own for name in _OVERRIDES) or any(own.get(name) for name in _HOOKS)
+
+
+def _name(transform: Any) -> str:
+    return getattr(transform, "__qualname__", None) or type(transform).__qualname__
+
+
+def _batches(images: Images) -> list[tuple[Ints, Batch | list[Any]]]:
+    """Sort what came in by `Spec`."""
+    everything = np.arange(len(images))
+    if isinstance(images, RawImages):
+        if isinstance(images.mode, str):
+            return [(everything, Batch.of_raw(images))]
+        modes = np.array(images.mode)
+        groups = [np.flatnonzero(modes == mode) for mode in dict.fromkeys(images.mode)]
+        return [(rows, Batch.of_raw(_of_mode(images.take(rows)))) for rows in groups]
+    if isinstance(images, Tensor):
+        if images.ndim != 4:
+            raise TransformError(f"a batch of images is [n, C, H, W]; this one is {list(images.shape)}")
+        spec = Spec("tensor", "", images.dtype, images.shape[1])
+        return [(everything, Batch.of_tensors(spec, images.as_subclass(Tensor)))]
+    return _grouped(list(images))
+
+
+def _of_mode(images: RawImages) -> RawImages:
+    return RawImages(images.memory, images.offsets, images.sizes, images.mode_at(0), images.layout, images.palettes)
+
+
+def _grouped(samples: list[Any]) -> list[tuple[Ints, Batch | list[Any]]]:
+    """Sort samples by `Spec`; objects that are no images stay a list."""
+    specs: dict[Spec, list[int]] = {}
+    for i, sample in enumerate(samples):
+        specs.setdefault(spec_of(sample), []).append(i)
+    result: list[tuple[Ints, Batch | list[Any]]] = []
+    for spec, rows in specs.items():
+        members = [samples[i] for i in rows]
+        result.append((np.array(rows), members if spec.kind == "object" else Batch.of_samples(spec, members)))
+    return result
+
+
+def _size(sample: Any) -> tuple[int, int]:
+    if isinstance(sample, Image.Image):
+        return sample.height, sample.width
+    return int(sample.shape[-2]), int(sample.shape[-1])
+
+
+def _collect(leaves: list[_Leaf], count: int, device: torch.device | None) -> Tensor | list[Any]:
+    """Put results in order; one tensor where they are tensors of one shape and dtype."""
+    done: list[tuple[Ints, Any]] = []
+    for leaf in leaves:
+        result: Any = leaf.result
+        if isinstance(result, Batch):
+            if device is not None and result.spec.kind == "tensor":
+                result = result.to(device)
+            result = result.pixels() if result.spec.kind == "tensor" else result.samples()
+        done.append((leaf.places, result))
+    if len(done) == 1 and isinstance(done[0][1], Tensor):
+        return done[0][1]
+    listed: list[Any] = [None] * count
+    for places, result in done:
+        for place, sample in zip(places.tolist(), result, strict=True):
+            listed[place] = sample
+    first = listed[0]
+    if isinstance(first, Tensor) and all(
+        isinstance(x, Tensor) and x.shape == first.shape and x.dtype == first.dtype for x in listed
+    ):
+        return torch.stack([x.as_subclass(Tensor) for x in listed])
+    return listed
