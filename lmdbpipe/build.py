@@ -38,10 +38,10 @@ def build(
     """Write a dataset into one LMDB file, once.
 
     Samples are read raw: the dataset's own ``transform``, ``target_transform`` and ``transforms`` are left for the
-    readers to apply. The file is built beside its place as ``NAME.partial`` and appears by rename when it is complete. A
-    build that was interrupted goes on where it stopped, if the dataset is map-style; one builder works at a time, others
-    wait and then use its file. A finished file is used again if it was built from the same source with the same options.
-    The same arguments give a file with the same content, whatever the number of workers.
+    readers to apply. The file is built beside its place as ``NAME.partial`` and appears by rename when it is complete.
+    A build that was interrupted goes on where it stopped, if the dataset is map-style; one builder works at a time,
+    others wait and then use its file. A finished file is used again if it was built from the same source with the same
+    options. The same arguments give a file with the same content, whatever the number of workers.
 
     Args:
         dataset: A map-style dataset, any iterable of samples, or an IterDataPipe.
@@ -67,7 +67,8 @@ def build(
         FormatError: There is a file that is not a finished database.
         EmptyDatasetError: The dataset has no samples.
         SampleError: A sample does not fit the first one, or holds what no codec takes; nothing is left behind.
-        SourceError: The dataset raised; what was committed stays, and the same call resumes.
+        SourceError: The dataset raised, or a worker process died; what was committed stays, and the same call resumes
+            if the dataset is map-style.
         DatabaseFullError: The disk, or ``map_size``, is full.
     """
     given = LMDBConfig.of(db_cfg)
@@ -78,17 +79,20 @@ def build(
     }
     config = LMDBConfig.of({**vars(given), **options})
     target = Path(path).expanduser().absolute()
-    _check_path(target)
-    before = _identity(target)
-    with preserved(), _lock(target):
+    before = _check_path(target)
+    with preserved():
         encoder, origin = _prepare(dataset, db_transform, config, seed)
-        if target.exists() and (not overwrite or _identity(target) != before):  # another may just have built it
+        if before is not None and not overwrite:
             return _use_again(target, origin)
-        try:
-            return _build(encoder, target, config, origin, progress=progress)
-        except (SampleError, EmptyDatasetError):
-            partial_path(target).unlink(missing_ok=True)
-            raise
+        with _lock(target):
+            if _identity(target) != before:  # another has just built it
+                return _use_again(target, origin)
+            try:
+                return _build(encoder, target, config, origin, progress=progress)
+            except Exception as error:
+                if encoder.length is None or isinstance(error, SampleError | EmptyDatasetError):  # no use in going on
+                    partial_path(target).unlink(missing_ok=True)
+                raise
 
 
 def check_reuse(dataset: Any, path: Path, *, db_transform: Any, db_cfg: LMDBConfig) -> Manifest:
@@ -146,11 +150,9 @@ def _build(encoder: Encoder, target: Path, config: LMDBConfig, origin: dict[str,
         done = _Progress(fingerprint, chunk.schema, chunk.schema, chunk.length)
     with (
         _remaining_chunks(encoder, done, samples, config.num_workers) as rest,  # starts processes: no file is open yet
-        Writer(target, config) as writer,
+        Writer(target, config, fresh=bool(first)) as writer,
         tqdm(total=encoder.length, initial=done.length, unit=" samples", disable=not progress, desc=target.name) as bar,
     ):
-        if first:
-            writer.clear()
         try:
             for chunk in itertools.chain(first, rest):
                 done = _put(writer, done, chunk)
@@ -220,7 +222,7 @@ def _use_again(target: Path, origin: dict[str, Any]) -> Manifest:
     """Take a finished file, if it is of the same source and options."""
     with contextlib.closing(Database(target)) as database:
         manifest = database.manifest
-    if different := differences(manifest.provenance, origin):
+    if different := differences(dict(manifest.provenance), origin):
         raise DatabaseMismatchError(
             f"{target}: was built from something else: {'; '.join(different)}. "
             "Use another name, or build it anew with overwrite=True (force_db_rebuild=True in LMDBDataset)"
@@ -228,13 +230,15 @@ def _use_again(target: Path, origin: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def _check_path(target: Path) -> None:
+def _check_path(target: Path) -> tuple[int, int] | None:
+    """See that a file can be at a path, and tell which is."""
     if target.is_dir():
         raise DatabasePathError(f"{target}: is a folder; give the path of a file in it, such as {target / 'data.lmdb'}")
     if not target.parent.is_dir():
         raise DatabasePathError(f"{target}: its folder does not exist; make {target.parent} first")
     if not os.access(target.parent, os.W_OK) and not target.exists():
         raise DatabasePathError(f"{target}: its folder cannot be written")
+    return _identity(target)
 
 
 def _identity(target: Path) -> tuple[int, int] | None:

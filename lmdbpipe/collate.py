@@ -18,6 +18,9 @@ from torchvision.transforms.functional import pil_to_tensor
 from lmdbpipe.errors import TransformError
 from lmdbpipe.structure import Structure
 
+_COLLATED = (torch.Tensor, np.ndarray, np.generic, bool, int, float, str, bytes)
+"""What `default_collate` is asked to collate; plain data (None, annotations) whose form varies is listed."""
+
 
 def collate(values: Sequence[Any], probes: Sequence[Any]) -> Any:
     """Collate values as torch's ``default_collate`` does, but for what does not stack.
@@ -45,14 +48,14 @@ def collate(values: Sequence[Any], probes: Sequence[Any]) -> Any:
 
 def _collate_leaf(values: Sequence[Any], probes: Sequence[Any]) -> Any:
     values, probes = list(map(_as_tensor, values)), list(map(_as_tensor, probes))
-    if isinstance(values[0], torch.Tensor | np.ndarray) and len({probe.shape for probe in probes}) > 1:
+    if not isinstance(values[0], _COLLATED) or len({np.shape(probe) for probe in probes}) > 1:
         return values
     try:
         return default_collate(values)
     except TypeError:
         return values
     except RuntimeError as error:
-        shapes = sorted({tuple(value.shape) for value in values if isinstance(value, torch.Tensor)})
+        shapes = sorted({tuple(value.shape) for value in values if hasattr(value, "shape")})
         raise TransformError(
             f"a batch holds tensors of different shapes, such as {shapes[:3]}: make them equal in the transform, "
             "or give a collate_fn"

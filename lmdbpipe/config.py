@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -61,7 +62,8 @@ class LMDBConfig:
         for name in ("shuffle_while_writing", "db_channels_first", "readahead", "meminit"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if not isinstance(self.db_attempt_interval, int | float) or self.db_attempt_interval < 0:
+        interval = self.db_attempt_interval
+        if not isinstance(interval, int | float) or isinstance(interval, bool) or not 0 <= interval < math.inf:
             raise ConfigError(f"db_attempt_interval must be seconds, 0 or more, got {self.db_attempt_interval!r}")
         if self.access not in ("get", "cursor"):
             raise ConfigError(f'access must be "get" or "cursor", got {self.access!r}')

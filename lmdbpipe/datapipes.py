@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lmdbpipe.errors import ConfigError
 from lmdbpipe.order import Uneven
 from lmdbpipe.reader import PathLike, StreamReader, fixed_steps, open_records
 from lmdbpipe.stream import StreamOptions
-from lmdbpipe.world import Ranks, Workers, resolve_ranks, resolve_workers
+from lmdbpipe.world import Ranks, Workers, given_ranks, resolve_ranks, resolve_workers
 from lmdbpipe.wrapped import Transform
 
 
@@ -64,8 +64,8 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
 
     Args:
         source_datapipe: A path, a pattern, a list of these, or a pipe of paths; several files are one sequence.
-        batch_size, shuffle, buffer_size, seed, drop_last, uneven, rank, world_size, transform, target_transform,
-            transforms, collate_fn, db_cfg: As `LMDBIterableDataset` takes them.
+        batch_size, shuffle, buffer_size, seed, drop_last, uneven, rank, world_size, mesh, with_mask, transform,
+            target_transform, transforms, collate_fn, db_cfg: As `LMDBIterableDataset` takes them.
 
     Raises:
         ConfigError: An option has a value that cannot be used.
@@ -84,6 +84,8 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
         uneven: Uneven = "pad",
         rank: int | None = None,
         world_size: int | None = None,
+        mesh: Any = None,
+        with_mask: bool = False,
         transform: Transform | None = None,
         target_transform: Transform | None = None,
         transforms: Transform | None = None,
@@ -99,11 +101,12 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
             seed=seed,
             drop_last=drop_last,
             uneven=uneven,
+            with_mask=with_mask,
         )
         self._transforms = (transform, target_transform, transforms)
         self._collate_fn = collate_fn
         self._db_cfg = db_cfg
-        self._given_ranks = resolve_ranks(rank, world_size) if rank is not None or world_size is not None else None
+        self._given_ranks = given_ranks(rank, world_size, mesh)
         self._sharding: dict[SHARDING_PRIORITIES, tuple[int, int]] = {}
         self._loader_seed: int | None = None
         self._reader: StreamReader | None = None
@@ -111,11 +114,8 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
             raise ConfigError("collate_fn needs a batch_size: without one there are no batches to make")
 
     def __iter__(self) -> Iterator[Any]:
-        reader = self._open()
-        options, epoch = reader.options, reader.epochs.begin()
-        if self._loader_seed is not None:  # torch draws a seed for every epoch; there is nothing to count
-            options, epoch, self._loader_seed = options.with_seed(self._loader_seed), 0, None
-        yield from reader.start(options, epoch, *self._instance())
+        seed, self._loader_seed = self._loader_seed, None
+        yield from self._open().start(*self._instance(), seed=seed)
 
     def __len__(self) -> int:
         """Batches (or samples, without a batch size) that this rank gets in an epoch, with all its workers."""
@@ -136,8 +136,28 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
 
         Raises:
             ConfigError: It is not an integer of at least 0.
+            StateError: A state of another epoch was loaded, and not used yet.
         """
-        self._open().epochs.set(epoch)
+        self._open().set_epoch(epoch)
+
+    def state_dict(self, batches: int | None = None) -> dict[str, Any]:
+        """Say where the last pass stands, as `LMDBIterableDataset.state_dict` does.
+
+        A DataLoader hides pipes from torchdata's ``StatefulDataLoader``: there count `batches`, or stream with an
+        `LMDBIterableDataset`. It holds the seed that the DataLoader drew for the pass.
+        """
+        return self._open().state(self._instance()[0], batches).to_json_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Let the next pass go on from a state, as `LMDBIterableDataset.load_state_dict` does.
+
+        That pass takes the state's seed, whatever a DataLoader draws; later passes take what it draws.
+        """
+        self._open().load(state_dict, self._instance()[0])
+
+    def skip(self, batches: int) -> None:
+        """Leave out the first batches of the next pass, as `LMDBIterableDataset.skip` does; outside of a DataLoader."""
+        self._open().skip(batches, self._instance()[0])
 
     def apply_sharding(
         self,
@@ -176,7 +196,7 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
         if SHARDING_PRIORITIES.DISTRIBUTED in self._sharding:
             total, instance = self._sharding[SHARDING_PRIORITIES.DISTRIBUTED]
             return ranks or Ranks(instance, total), workers
-        return ranks or resolve_ranks(None, None), workers
+        return resolve_ranks(ranks), workers
 
     def _change(self, **changes: Any) -> None:
         self._options = dataclasses.replace(self._options, **changes)

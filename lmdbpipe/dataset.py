@@ -286,7 +286,12 @@ class LMDBDataset(Dataset[Any]):
         """The transforms that now act on the sample at a physical position."""
         if self._wrapped is None:
             return fixed_steps(self.records, **self._overrides).steps
-        return self._wrapped.steps(self._source_index(position), self._overrides)  # type: ignore[no-any-return]
+        index = self._source_index(position)
+        steps: Steps = self._wrapped.steps(index, self._overrides)
+        own = {site.name for site in self._wrapped.sites(index)}
+        if own or not any(self._overrides.values()):
+            return steps
+        return fixed_steps(self.records, **{name: self._overrides.get(name) for name in ATTRIBUTES}).steps
 
     @property
     def _shuffle_seed(self) -> int | None:

@@ -7,8 +7,10 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +18,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from lmdbpipe.codecs import Columns, ImageCodec, Schema
-from lmdbpipe.errors import ConfigError, LMDBPipeError, SampleError
+from lmdbpipe.errors import ConfigError, LMDBPipeError, SampleError, SourceError
 from lmdbpipe.order import Permutation, Purpose
 from lmdbpipe.seeding import seed_all
 from lmdbpipe.source import IterableSource, MapSource, Source
@@ -96,42 +98,43 @@ class Encoder:
         """Samples to write; None if unknown."""
         return None if self.source.length is None else self.source.length * self.rounds
 
-    def samples(self, start: int = 0, stop: int | None = None) -> Iterator[Any]:
-        """Read and bake samples in physical order.
+    def samples(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
+        """Read and bake samples in physical order, each with its index in the source.
 
         Raises:
-            SourceError: The dataset raised, or `db_transform` did.
+            SourceError: The dataset raised.
+            SampleError: `db_transform` raised.
         """
         if isinstance(self.source, MapSource):
-            for position, round_, index in self._origins(start, self.length or 0 if stop is None else stop):
+            for round_, index in self._origins(start, self.length or 0 if stop is None else stop):
                 seed_all(self.seed, round_, index)
-                yield self._bake(self.source.fetch(index), position)
+                yield index, self._bake(self.source.fetch(index), index)
         else:
             for round_ in range(self.rounds):
                 for index, sample in enumerate(self.source):
                     if self.db_transform is not None:
                         seed_all(self.seed, round_, index)
-                    yield self._bake(sample, index)
+                    yield index, self._bake(sample, index)
 
-    def encode(self, samples: Iterable[Any], base: Schema, start: int) -> EncodedChunk:
-        """Encode samples as one chunk; `start` is the first one's position.
+    def encode(self, samples: Iterable[tuple[int, Any]], base: Schema) -> EncodedChunk:
+        """Encode samples as one chunk.
 
         Raises:
             SampleError: A sample does not fit the base.
         """
         schema, rows = base, []
-        for position, sample in enumerate(samples, start):
-            with _named(position):
+        for index, sample in samples:
+            with _named(index):
                 schema, leaves = schema.flatten(sample)
             rows.append(leaves)
         return EncodedChunk(schema, schema.encode(rows), len(rows))
 
-    def first_chunk(self, samples: Iterator[Any]) -> EncodedChunk | None:
+    def first_chunk(self, samples: Iterator[tuple[int, Any]]) -> EncodedChunk | None:
         """Encode the first chunk. Its length is that of all, its schema their base; None if there are no samples."""
         taken: list[Any] = []
         schema, size = None, 0
-        for sample in samples:
-            with _named(len(taken)):
+        for index, sample in samples:
+            with _named(index):
                 schema, leaves = (schema or Schema.of(sample)).flatten(sample)
             taken.append(leaves)
             size += sum(array.nbytes for array in schema.encode([leaves]).values())
@@ -154,24 +157,24 @@ class Encoder:
         layout = "CHW" if self.channels_first and codec.size and codec.mode else "HWC"
         return dataclasses.replace(codec, layout=layout, as_tensor=self.as_tensor)
 
-    def _origins(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """Physical positions, each with its round and the source's index."""
+    def _origins(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The round and the source's index of physical positions."""
         length = self.source.length or 1
         for round_ in range(start // length, -(-stop // length)):
             first, last = max(start, round_ * length), min(stop, (round_ + 1) * length)
             indices: Any = range(first - round_ * length, last - round_ * length)
             if self.shuffle_seed is not None:
                 indices = physical_order(length, self.shuffle_seed, round_).forward(indices).tolist()
-            yield from zip(range(first, last), itertools.repeat(round_), indices)
+            yield from zip(itertools.repeat(round_), indices)
 
-    def _bake(self, sample: Any, position: int) -> Any:
+    def _bake(self, sample: Any, index: int) -> Any:
         if self.db_transform is None:
             return sample
         path = self.path if self.path is not None else _convention(sample)
         try:
             return replace(sample, path, self.db_transform(get(sample, path)))
         except Exception as error:
-            raise SampleError(f"sample {position}: db_transform raised {type(error).__name__}: {error}") from error
+            raise SampleError(f"sample {index}: db_transform raised {type(error).__name__}: {error}") from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -190,17 +193,15 @@ def begins_with(transform: Any, kinds: tuple[type, ...]) -> bool:
 def encode_map(encoder: Encoder, base: Schema, chunk_length: int, start: int) -> Iterator[EncodedChunk]:
     """Encode the chunks from `start` on, in this process."""
     job = _Job(encoder, base, chunk_length)
-    return map(job, range(start, job.num_chunks))
+    return map(job.encode, range(start, job.num_chunks))
 
 
 def encode_iterable(
-    encoder: Encoder, base: Schema, chunk_length: int, samples: Iterator[Any]
+    encoder: Encoder, base: Schema, chunk_length: int, samples: Iterator[tuple[int, Any]]
 ) -> Iterator[EncodedChunk]:
     """Encode the chunks that the rest of an iterable makes."""
-    for chunk in itertools.count(1):
-        if not (taken := list(itertools.islice(samples, chunk_length))):
-            return
-        yield encoder.encode(taken, base, chunk * chunk_length)
+    while taken := list(itertools.islice(samples, chunk_length)):
+        yield encoder.encode(taken, base)
 
 
 @contextlib.contextmanager
@@ -222,7 +223,10 @@ def _collect(
     pool: ProcessPoolExecutor, ahead: collections.deque[Future[Any]], chunks: Iterator[int]
 ) -> Iterator[EncodedChunk]:
     while ahead:
-        result = ahead.popleft().result()
+        try:
+            result = ahead.popleft().result()
+        except BrokenProcessPool as error:
+            raise SourceError("a worker process died, perhaps for want of memory; use fewer num_workers") from error
         if isinstance(result, _Failure):
             raise result.error from result.cause
         ahead.extend(pool.submit(_work, chunk) for chunk in itertools.islice(chunks, 1))
@@ -238,10 +242,10 @@ class _Job(NamedTuple):
     def num_chunks(self) -> int:
         return -(-(self.encoder.length or 0) // self.chunk_length)
 
-    def __call__(self, chunk: int) -> EncodedChunk:
+    def encode(self, chunk: int) -> EncodedChunk:
         start = chunk * self.chunk_length
         stop = min(start + self.chunk_length, self.encoder.length or 0)
-        return self.encoder.encode(self.encoder.samples(start, stop), self.base, start)
+        return self.encoder.encode(self.encoder.samples(start, stop), self.base)
 
 
 class _Failure(NamedTuple):
@@ -251,30 +255,38 @@ class _Failure(NamedTuple):
     cause: BaseException | None
 
 
-_job: _Job | None = None
+_jobs: list[_Job] = []
+"""In a worker process: the one job that it does."""
 
 
 def _start_worker(job: _Job) -> None:
-    global _job  # noqa: PLW0603 - a worker process does one job
-    _job = job
+    _jobs[:] = [job]
     torch.set_num_threads(1)
 
 
 def _work(chunk: int) -> EncodedChunk | _Failure:
-    assert _job is not None  # noqa: S101 - set by the initializer
     try:
-        return _job(chunk)
+        return _jobs[0].encode(chunk)
     except LMDBPipeError as error:
-        return _Failure(error, error.__cause__)
+        return _Failure(error, _portable(error.__cause__))
+
+
+def _portable(cause: BaseException | None) -> BaseException | None:
+    """Give an error that survives the way between processes; many that users define do not."""
+    try:
+        pickle.loads(pickle.dumps(cause))
+    except Exception as problem:  # whatever their constructors do
+        return RuntimeError(f"{cause!r} (which does not pickle: {problem})")
+    return cause
 
 
 @contextlib.contextmanager
-def _named(position: int) -> Iterator[None]:
+def _named(index: int) -> Iterator[None]:
     """Say in a sample's error which sample it is."""
     try:
         yield
     except SampleError as error:
-        raise type(error)(f"sample {position}, {error}") from error.__cause__
+        raise type(error)(f"sample {index}, {error}") from error.__cause__
 
 
 def _convention(sample: Any) -> Path:

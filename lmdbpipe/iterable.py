@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch.utils.data import IterableDataset
@@ -12,8 +12,8 @@ from lmdbpipe.order import Uneven
 from lmdbpipe.pipeline import StepsFor
 from lmdbpipe.reader import PathLike, StreamReader, fixed_steps, open_records
 from lmdbpipe.records import Records
-from lmdbpipe.stream import StreamOptions
-from lmdbpipe.world import Ranks, resolve_ranks, resolve_workers
+from lmdbpipe.stream import Pass, StreamOptions
+from lmdbpipe.world import Ranks, given_ranks, resolve_ranks, resolve_workers
 from lmdbpipe.wrapped import Transform
 
 
@@ -35,6 +35,15 @@ class LMDBIterableDataset(IterableDataset[Any]):
     batches does not depend on the number of workers, and there is one short batch in an epoch. Every pass is the next
     epoch, in the main process as in workers, kept or not.
 
+    It and its iterators have ``state_dict`` and ``load_state_dict``, so that torchdata's ``StatefulDataLoader`` resumes it
+    by itself. With a plain DataLoader the loop counts::
+
+        state = dataset.state_dict(batches=step)    # step batches of this epoch are done; save it
+        ...
+        dataset.load_state_dict(state)              # later, with any number of ranks and workers
+        for batch in DataLoader(dataset, batch_size=None, num_workers=8):  # the rest of that epoch
+            ...
+
     Args:
         path_or_dataset: A file's path, a pattern (``"train-*.lmdb"``), a list of these, or an `LMDBDataset`, whose live
             transforms are then applied. Several files are one sequence.
@@ -49,6 +58,10 @@ class LMDBIterableDataset(IterableDataset[Any]):
             ranks may differ by one, which collective operations must tolerate.
         rank: This process's rank; from torch.distributed where that is initialised, else the only one.
         world_size: Number of ranks; goes with `rank`.
+        mesh: Instead of both, one dimension of a `DeviceMesh` (``mesh["dp"]``), whose positions are the ranks: processes
+            that differ in other dimensions only get the same samples.
+        with_mask: Give pairs ``(batch, mask)``, where ``mask`` is bool ``[n]`` and False for samples that `uneven` repeats,
+            so that a metric can be exact; without a `batch_size` pairs of a sample and a bool.
         transform: Applied to the input of each sample.
         target_transform: Applied to the target.
         transforms: Applied to both together, instead.
@@ -75,6 +88,8 @@ class LMDBIterableDataset(IterableDataset[Any]):
         uneven: Uneven = "pad",
         rank: int | None = None,
         world_size: int | None = None,
+        mesh: Any = None,
+        with_mask: bool = False,
         transform: Transform | None = None,
         target_transform: Transform | None = None,
         transforms: Transform | None = None,
@@ -97,8 +112,9 @@ class LMDBIterableDataset(IterableDataset[Any]):
             seed=seed,
             drop_last=drop_last,
             uneven=uneven,
+            with_mask=with_mask,
         )
-        self._given_ranks = resolve_ranks(rank, world_size) if rank is not None or world_size is not None else None
+        self._given_ranks = given_ranks(rank, world_size, mesh)
         self._inherited_ranks: Ranks | None = None
         self._reader = StreamReader(records, steps_for, options, collate_fn)
 
@@ -109,20 +125,61 @@ class LMDBIterableDataset(IterableDataset[Any]):
         return {**vars(self), "_inherited_ranks": self._ranks()}
 
     def __len__(self) -> int:
-        """Batches (or samples, without a batch size) that this rank gets in an epoch, with all its workers."""
+        """Batches (or samples, without a batch size) that this rank gets in a whole epoch, with all its workers."""
         return self._reader.options.items(len(self._reader.records), self._ranks())
 
-    def __iter__(self) -> Iterator[Any]:
-        reader = self._reader
-        return reader.start(reader.options, reader.epochs.begin(), self._ranks(), resolve_workers())
+    def __iter__(self) -> Pass:
+        return self._reader.start(self._ranks(), resolve_workers())
 
     def set_epoch(self, epoch: int) -> None:
         """Make `epoch` the next one. Not needed: every pass is the next epoch anyway.
 
         Raises:
             ConfigError: It is not an integer of at least 0.
+            StateError: A state of another epoch was loaded, and not used yet.
         """
-        self._reader.epochs.set(epoch)
+        self._reader.set_epoch(epoch)
+
+    def state_dict(self, batches: int | None = None) -> dict[str, Any]:
+        """Say where the epoch stands that was begun last: a few integers and strings, JSON-able.
+
+        Args:
+            batches: How many batches the loop has got of this pass. Needed where a plain DataLoader has workers, which
+                read ahead of the loop; otherwise the last iterator knows.
+
+        Returns:
+            New objects. Every rank's state speaks for all, as long as they are in step; see also
+            `lmdbpipe.merge_states`. ``position`` is how many samples of the epoch all ranks together have taken.
+
+        Raises:
+            ConfigError: `batches` is given without a `batch_size`.
+            StateError: Workers read, and `batches` is not given, or is more than there are.
+        """
+        return self._reader.state(self._ranks(), batches).to_json_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Let the next pass go on from a state, in this process or in the workers of a loader, kept ones included.
+
+        The pass reads what remained of its epoch, dealt anew to the ranks and workers that there are now; those after it
+        are whole. The state's seed holds from now on. A finished epoch's state begins the next epoch.
+
+        Args:
+            state_dict: As `state_dict` gave it, on any face, any rank, any number of ranks and workers.
+
+        Raises:
+            StateError: It is damaged, of another file, another order or a newer version; it is of one of several workers
+                (use `lmdbpipe.merge_states`); or `set_epoch` has told another epoch.
+        """
+        self._reader.load(state_dict, self._ranks())
+
+    def skip(self, batches: int) -> None:
+        """Leave out the first batches of the next pass: what the loop had got of it before it was stopped.
+
+        Raises:
+            ConfigError: There is no `batch_size`, or `batches` is not an integer of at least 0.
+            StateError: The pass has fewer batches.
+        """
+        self._reader.skip(batches, self._ranks())
 
     @property
     def records(self) -> Records:
@@ -130,4 +187,4 @@ class LMDBIterableDataset(IterableDataset[Any]):
         return self._reader.records
 
     def _ranks(self) -> Ranks:
-        return self._given_ranks or resolve_ranks(None, None, self._inherited_ranks)
+        return resolve_ranks(self._given_ranks, self._inherited_ranks)

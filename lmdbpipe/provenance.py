@@ -15,12 +15,13 @@ from lmdbpipe.codecs import Schema
 from lmdbpipe.encode import Encoder
 from lmdbpipe.errors import SampleError
 from lmdbpipe.seeding import seed_all
-from lmdbpipe.source import MapSource, Source
+from lmdbpipe.source import Source
 
 _COMPARED = {
     "source": "its source",
     "source_length": "the source's length",
     "db_transform": "db_transform",
+    "db_transform_seed": "the seed of db_transform's draws",
     "rounds": "rounds",
     "shuffle_seed": "the shuffle seed (None: not shuffled)",
     "samples": "the hash of some raw samples",
@@ -41,6 +42,7 @@ def provenance(source: Source, encoder: Encoder, db_transform: Any) -> dict[str,
         "source": f"{kind.__module__}.{kind.__qualname__}",
         "source_length": source.length,
         "db_transform": None if db_transform is None else _stable_repr(db_transform),
+        "db_transform_seed": None if db_transform is None else encoder.seed,
         "rounds": encoder.rounds,
         "shuffle_seed": encoder.shuffle_seed,
         "samples": _hash_samples(source),
@@ -67,8 +69,7 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 def _hash_samples(source: Source) -> str | None:
     """Hash what a few raw samples are when stored; None where they can be read only once."""
     digest = xxhash.xxh3_128()
-    if isinstance(source, MapSource):
-        seed_all(0)
+    seed_all(0)
     samples = source.probe()
     for sample in samples:
         with contextlib.suppress(SampleError):  # db_transform may make of it what can be stored

@@ -1,18 +1,25 @@
-"""What the streaming faces share: records, transforms, options, the rank, and the count of epochs."""
+"""What the streaming faces share: records, transforms, options, the count of epochs, and states."""
 
 from __future__ import annotations
 
+import dataclasses
 import glob
+import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
+
+import xxhash
+from torch.utils.data import get_worker_info
 
 from lmdbpipe.config import LMDBConfig
 from lmdbpipe.epochs import EpochCounter
-from lmdbpipe.errors import ConfigError, DatabaseNotFoundError
+from lmdbpipe.errors import ConfigError, DatabaseNotFoundError, StateError
+from lmdbpipe.order import OrderState, merge, resume
+from lmdbpipe.order._check import whole
 from lmdbpipe.pipeline import Pipeline, Steps, StepsFor
 from lmdbpipe.records import Records
-from lmdbpipe.stream import Pass, StreamOptions
+from lmdbpipe.stream import Pass, Plan, Progress, StreamOptions
 from lmdbpipe.world import Ranks, Workers
 from lmdbpipe.wrapped import Step, Transform, standard_paths
 
@@ -71,7 +78,7 @@ def expand(paths: PathLike | Iterable[PathLike]) -> list[str]:
 
 
 class StreamReader:
-    """Starts passes over records.
+    """Starts passes over records, and knows where they stand.
 
     Args:
         records: What is read.
@@ -93,16 +100,175 @@ class StreamReader:
         self.options = options
         self.pipeline = Pipeline(records, steps_for, collate_fn)
         self.epochs = EpochCounter()
-        options.order(1, 1, 0), options.dealing(1, Ranks(0, 1), Workers(0, 1))  # raises on a wrong option now
+        self._own: OrderState | None = None
+        self._latest: tuple[int, Progress] | None = None
 
-    def start(self, options: StreamOptions, epoch: int, ranks: Ranks, workers: Workers) -> Pass:
-        """Start one worker's pass over an epoch."""
-        order = options.order(len(self.records), self.records.chunk_length, epoch)
-        return Pass(self.pipeline, order, options.dealing(len(self.records), ranks, workers))
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_latest": None}
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells the files from others, in few bytes."""
+        fingerprint = self.records.fingerprint
+        return fingerprint if len(self.records.databases) == 1 else xxhash.xxh3_128_hexdigest(fingerprint.encode())
+
+    def plan(self, ranks: Ranks, workers: Workers, *, seed: int | None = None) -> Plan:
+        """Begin a pass: go on from a loaded state if there is one for it, else read a whole epoch.
+
+        Args:
+            ranks: Which rank this is.
+            workers: Which worker.
+            seed: Of this pass alone; then its epoch is 0.
+
+        Raises:
+            StateError: A loaded state does not fit these workers, or the epoch that was set.
+        """
+        state, self._own = self._own, None
+        if state is not None:
+            self.epochs.check_told(state.epoch)
+            number = state.epoch
+            self.epochs.join(number, state.seed)
+        else:
+            number = self.epochs.begin()
+            state = self._loaded(number)
+        if state is None:
+            state = self._start(number) if seed is None else self._start(0, seed)
+        plan = self._resumed(state, ranks, workers)
+        self._latest = number, Progress(plan, plan.first, plan.ended)
+        return plan
+
+    def start(self, ranks: Ranks, workers: Workers, *, seed: int | None = None) -> Pass:
+        """Begin one worker's pass, as `plan` says."""
+
+        def load(state: Mapping[str, Any], progress: Progress) -> Plan:
+            plan = self.load_plan(state, ranks, workers)
+            self._latest = plan.state.epoch, progress
+            return plan
+
+        plan = self.plan(ranks, workers, seed=seed)
+        started = Pass(self.pipeline, plan, with_mask=self.options.with_mask, load=load)
+        self.follow(started.progress)
+        return started
+
+    def follow(self, progress: Progress) -> None:
+        """Take this as the progress of the pass that was begun last."""
+        if self._latest is not None:
+            self._latest = self._latest[0], progress
+
+    def load_plan(self, data: Mapping[str, Any], ranks: Ranks, workers: Workers) -> Plan:
+        """Find out how a pass goes on from a state, and count it as begun.
+
+        Raises:
+            StateError: As `load` raises.
+        """
+        state = self._check(data)
+        plan = self._resumed(state, ranks, workers)
+        self.epochs.join(state.epoch, state.seed)
+        return plan
+
+    def load(self, data: Mapping[str, Any], ranks: Ranks) -> None:
+        """Go on from a state with the next pass, in this process or in workers; a finished one's next epoch begins.
+
+        Raises:
+            StateError: The state is damaged, of another file or order, or of one of several workers; or another epoch
+                was set.
+        """
+        state = self._check(data)
+        if state.finished:
+            state = state.next_epoch()
+        if get_worker_info() is not None:  # StatefulDataLoader gives every worker its own
+            self._own = state
+            return
+        if state.share is not None:
+            state = merge([state])
+        self._resumed(state, ranks, Workers(0, 1))
+        self._keep(state)
+
+    def skip(self, batches: int, ranks: Ranks) -> None:
+        """Leave out the first batches of the next pass, or of what remains of it.
+
+        Raises:
+            ConfigError: There is no batch size.
+            StateError: There are fewer.
+        """
+        epoch = self.epochs.peek()
+        self._keep(self._after(self._pending() or self._start(epoch), batches, ranks))
+
+    def state(self, ranks: Ranks, batches: int | None = None) -> OrderState:
+        """Where the pass stands that was begun last: after what its iterator gave, or after some batches.
+
+        Args:
+            ranks: Which rank this is.
+            batches: How many batches the caller has got of the pass, where workers read it.
+
+        Raises:
+            ConfigError: `batches` is given, but there is no batch size.
+            StateError: Workers read the pass, so that only the caller can count; or there are not so many batches.
+        """
+        if get_worker_info() is not None and self._latest is not None:
+            return self._latest[1].state()
+        number = self.epochs.latest()
+        if number is None:
+            state = self._pending() or self._start(self.epochs.peek())
+            return state if batches is None else self._after(state, batches, ranks)
+        is_own = self._latest is not None and self._latest[0] == number
+        if batches is not None:
+            begun = self._latest[1].plan.state if is_own and self._latest is not None else None
+            return self._after(begun or self._loaded(number) or self._start(number), batches, ranks)
+        if not is_own or self._latest is None:
+            raise StateError(
+                "the pass is read by workers, which are ahead of the loop: say how many batches the loop has got with "
+                "state_dict(batches=n), or use torchdata's StatefulDataLoader"
+            )
+        return self._latest[1].state()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make `epoch` the next one.
+
+        Raises:
+            ConfigError: It is not an integer of at least 0.
+            StateError: A state of another epoch was loaded, and not used yet.
+        """
+        self.epochs.set(epoch)
+
+    def _start(self, epoch: int, seed: int | None = None) -> OrderState:
+        """The beginning of an epoch."""
+        order = self.options.order(len(self.records), self.records.chunk_length, epoch)
+        state = OrderState.start(order, fingerprint=self.fingerprint)
+        seed = self.epochs.seed if seed is None else seed
+        return state if seed is None else dataclasses.replace(state, seed=seed)
+
+    def _check(self, data: Mapping[str, Any]) -> OrderState:
+        state = OrderState.from_json_dict(data)
+        state.restore(self.options.order(len(self.records), self.records.chunk_length, 0), fingerprint=self.fingerprint)
+        return state
+
+    def _resumed(self, state: OrderState, ranks: Ranks, workers: Workers) -> Plan:
+        whole = self.options.dealing(len(self.records), ranks, workers)
+        dealing, first = resume(state, whole)
+        order = self.options.order(len(self.records), self.records.chunk_length, 0)
+        order = state.restore(order, fingerprint=self.fingerprint)
+        if state.finished:
+            first = len(dealing)
+        return Plan(state=state, order=order, dealing=dealing, first=first, ended=state.finished)
+
+    def _after(self, state: OrderState, batches: int, ranks: Ranks) -> OrderState:
+        if self.options.batch_size is None:
+            raise ConfigError("batches cannot be counted without a batch_size; use torchdata's StatefulDataLoader")
+        plan = self._resumed(state, ranks, Workers(0, 1))
+        return plan.state.after(plan.dealing, plan.first + whole("batches", batches))
+
+    def _keep(self, state: OrderState) -> None:
+        self.epochs.load(state.epoch, state.seed, json.dumps(state.to_json_dict()).encode())
+
+    def _loaded(self, number: int) -> OrderState | None:
+        data = self.epochs.loaded(number)
+        return None if data is None else OrderState.from_json_dict(json.loads(data))
+
+    def _pending(self) -> OrderState | None:
+        return self._loaded(self.epochs.peek()) if self._own is None else self._own
 
 
 def open_records(paths: PathLike | Iterable[PathLike], db_cfg: object) -> Records:
     """Open files by path, pattern, or a list of these."""
     return Records(expand(paths), LMDBConfig.of(db_cfg))
-
-

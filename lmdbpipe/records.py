@@ -31,7 +31,7 @@ _EVERYWHERE = np.empty(0, np.int64)
 
 def as_list(indices: Indices) -> Iterable[int]:
     """Iterate over indices as plain integers."""
-    return indices if isinstance(indices, range) else indices.tolist()  # type: ignore[no-any-return]
+    return indices if isinstance(indices, range) else indices.tolist()
 
 
 class Records:

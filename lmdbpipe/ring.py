@@ -10,8 +10,9 @@ tensor is small or huge, torch's own way is taken. Slots are unnamed and gone wi
 from __future__ import annotations
 
 import itertools
+import math
+import multiprocessing
 import os
-import threading
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -23,11 +24,11 @@ from torch.utils.data import get_worker_info
 from lmdbpipe.transforms.pool import POOL
 
 _SMALLEST = 64 * 1024
-"""Bytes below which torch's own way is as fast."""
+"""Bytes below which a tensor travels in the message itself."""
 _SLOTS = 8
 _RING_BYTES = 512 * 1024**2
 """The most shared memory a worker takes for its slots."""
-_FREE, _BUSY, _KNOWN = 0, 1, 2
+_BUSY, _KNOWN = 0, 1
 
 
 class SharedTensor(torch.Tensor):
@@ -35,9 +36,12 @@ class SharedTensor(torch.Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        return self.detach().as_subclass(torch.Tensor).clone()
+
 
 def share(batch: Any) -> Any:
-    """In a worker process, mark the large tensors of a batch (in lists, tuples and dicts) to travel by way of slots."""
+    """In a worker process, mark the tensors of a batch (in lists, tuples and dicts) to travel by way of slots."""
     info = get_worker_info()
     if info is None or getattr(info, "worker_method", "process") == "thread":
         return batch
@@ -45,7 +49,7 @@ def share(batch: Any) -> Any:
 
 
 def _mark(value: Any) -> Any:
-    if type(value) is torch.Tensor and value.device.type == "cpu" and value.nbytes >= _SMALLEST:
+    if type(value) is torch.Tensor and value.device.type == "cpu" and value.layout == torch.strided:
         return value.as_subclass(SharedTensor)
     if type(value) in (list, tuple):
         return type(value)(map(_mark, value))
@@ -61,14 +65,14 @@ class _Ring:
 
     def __init__(self, size: int) -> None:
         self.key = (os.getpid(), next(self._numbers))
+        self.size = size
         self.slots: list[torch.Tensor] = []
         self.state = torch.zeros((_SLOTS, 2), dtype=torch.uint8).share_memory_()
-        self.size = size
 
     def take(self) -> int | None:
         """Find a free slot, or make one; None if there may be no more."""
         for number in range(len(self.slots)):
-            if self.state[number, 0] == _FREE:
+            if not self.state[number, _BUSY]:
                 return number
         if len(self.slots) == _SLOTS or (len(self.slots) + 1) * self.size > _RING_BYTES:
             return None
@@ -77,28 +81,40 @@ class _Ring:
 
 
 _rings: dict[int, _Ring] = {}
-"""In a worker: its rings by the size of a slot."""
-_received: dict[tuple[int, int], dict[int, torch.Tensor]] = {}
-_states: dict[tuple[int, int], torch.Tensor] = {}
-"""In the main process: the slots and states of workers' rings."""
-_lock = threading.Lock()
+"""In a worker: its rings, by the size of their slots."""
+_received: dict[tuple[int, int], tuple[dict[int, torch.Tensor], torch.Tensor]] = {}
+"""In the main process: the slots and the state of each worker's rings."""
 
 
 def _reduce(tensor: SharedTensor) -> tuple[Callable[..., torch.Tensor], tuple[Any, ...]]:
+    """Copy a tensor into a free slot, and pickle the slot's number."""
     plain = tensor.detach().as_subclass(torch.Tensor)
-    if get_worker_info() is None and os.getpid() not in {key[0] for key in (ring.key for ring in _rings.values())}:
-        _rings.clear()  # inherited by a fork, or not in a worker at all
-    strides = _dense_strides(plain)
-    ring = _rings.setdefault(plain.nbytes, _Ring(plain.nbytes)) if strides is not None else None
-    with _lock:
-        number = ring.take() if ring is not None else None
-        if ring is None or number is None:
-            return reduce_tensor(plain)  # type: ignore[no-any-return]
-        ring.state[number, 0] = _BUSY
+    if not _is_dense(plain):
+        plain = plain.contiguous()
+    form = plain.dtype, tuple(plain.shape), plain.stride()
+    if plain.nbytes < _SMALLEST:
+        data = plain.as_strided((plain.numel(),), (1,)).view(torch.uint8).numpy().tobytes()
+        return _from_bytes, (bytearray(data), *form)
+    size = 1 << (plain.nbytes - 1).bit_length()  # pages of a slot that are never written take no memory
+    ring = _rings.get(size)
+    if ring is None or ring.key[0] != os.getpid():  # or it was inherited by a fork
+        ring = _rings[size] = _Ring(size)
+    number = ring.take()
+    if number is None:
+        return reduce_tensor(plain)  # type: ignore[no-any-return]
+    ring.state[number, _BUSY] = 1
     slot = ring.slots[number]
-    slot.view(plain.dtype).as_strided(plain.shape, plain.stride()).copy_(plain)
-    handles = None if ring.state[number, 1] == _KNOWN else (slot, ring.state)
-    return _rebuild, (ring.key, number, handles, plain.dtype, tuple(plain.shape), plain.stride())
+    slot[: plain.nbytes].view(plain.dtype).as_strided(plain.shape, plain.stride()).copy_(plain)
+    handles = None if ring.state[number, _KNOWN] else (slot, ring.state)
+    return _rebuild, (ring.key, number, handles, *form)
+
+
+def _from_bytes(
+    data: bytearray, dtype: torch.dtype, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> torch.Tensor:
+    """Make a tensor of the bytes that came with the message."""
+    flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+    return flat.as_strided(shape, strides)
 
 
 def _rebuild(
@@ -110,44 +126,35 @@ def _rebuild(
     strides: tuple[int, ...],
 ) -> torch.Tensor:
     """Copy a tensor out of its slot, and free the slot."""
-    with _lock:
-        if handles is not None:
-            if key not in _received:
-                _forget_dead()
-            _received.setdefault(key, {})[number], _states[key] = handles
-        slot, state = _received[key][number], _states[key]
-    state[number, 1] = _KNOWN
-    out = POOL.empty((slot.numel() // dtype.itemsize,), dtype)
-    out.copy_(slot.view(dtype))
-    state[number, 0] = _FREE
+    if handles is not None:
+        if key not in _received:
+            _forget_ended()
+            _received[key] = ({}, handles[1])
+        _received[key][0][number] = handles[0]
+    slots, state = _received[key]
+    state[number, _KNOWN] = 1
+    count = math.prod(shape)
+    out = POOL.empty((count,), dtype)
+    out.copy_(slots[number][: count * dtype.itemsize].view(dtype))
+    state[number, _BUSY] = 0
     return out.as_strided(shape, strides)
 
 
-def _dense_strides(tensor: torch.Tensor) -> tuple[int, ...] | None:
-    """A tensor's strides, if its elements fill its memory without gaps or overlaps, in whatever order of axes."""
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's elements fill its memory without gaps or overlaps, in whatever order of axes."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride != expected:
-            return None
+            return False
         expected *= size
-    return tensor.stride()
-
-
-def _forget_dead() -> None:
-    """Let go of the slots of workers that have ended."""
-    for key in list(_received):
-        if not _is_alive(key[0]):
-            del _received[key], _states[key]
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
     return True
+
+
+def _forget_ended() -> None:
+    """Let go of the slots of workers that have ended."""
+    alive = {process.pid for process in multiprocessing.active_children()}
+    for key in [key for key in _received if key[0] not in alive]:
+        del _received[key]
 
 
 ForkingPickler.register(SharedTensor, _reduce)

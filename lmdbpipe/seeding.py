@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 import xxhash
 
+_LOCK = threading.RLock()
+
 
 def seed_all(*key: int) -> None:
     """Seed the generators of torch (CPU), NumPy and ``random`` as a function of some integers."""
     seed = xxhash.xxh3_64_intdigest(repr(key).encode())
     torch.default_generator.manual_seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - the generator that users' transforms draw from
+    np.random.seed(seed & 0xFFFFFFFF)
     random.seed(seed)
 
 
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
-    """Give the generators back as they were, whatever happens inside."""
-    states = torch.default_generator.get_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])
+    """Give the generators back as they were, whatever happens inside. One thread at a time may have them."""
+    with _LOCK:
+        states = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+        try:
+            yield
+        finally:
+            torch.default_generator.set_state(states[0])
+            np.random.set_state(states[1])
+            random.setstate(states[2])

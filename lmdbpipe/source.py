@@ -29,6 +29,12 @@ class MapSource:
         """The user's dataset."""
         return self.wrapped.dataset
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"raw": self.wrapped.raw}  # a worker process needs no transforms, which may not pickle
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["raw"])  # type: ignore[misc]
+
     def fetch(self, index: int) -> Any:
         """Read a raw sample.
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lmdbpipe.order import BaseOrder, Batch, Dealing, Segments, Uneven
+import torch
+
+from lmdbpipe.errors import ConfigError
+from lmdbpipe.order import BaseOrder, Batch, Dealing, OrderState, Segments, Uneven
 from lmdbpipe.pipeline import Pipeline
 from lmdbpipe.records import Indices
 from lmdbpipe.world import Ranks, Workers
@@ -23,15 +26,16 @@ _SEEN_CHUNKS = 4096
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamOptions:
-    """How a stream is ordered and dealt.
+    """How a stream is ordered and dealt; checked when made.
 
     Attributes:
         batch_size: Samples in a batch; None gives single samples.
         shuffle: Whether the order is shuffled.
         buffer_size: Positions that are mixed with each other, in samples.
-        seed: Seeds the order and the draws of transforms.
+        seed: Seeds the order and the draws of transforms; kept modulo 2**64.
         drop_last: Leave out a last, smaller batch.
         uneven: What happens to the last samples that do not divide by the ranks: ``pad``, ``drop`` or ``allow``.
+        with_mask: Give pairs of an item and its mask, which is False for samples that were read again to pad.
     """
 
     batch_size: int | None = None
@@ -40,6 +44,14 @@ class StreamOptions:
     seed: int = 0
     drop_last: bool = False
     uneven: Uneven = "pad"
+    with_mask: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.with_mask, bool):
+            raise ConfigError(f"with_mask must be True or False, not {self.with_mask!r}")
+        order = self.order(1, 1, 0)
+        self.dealing(1, Ranks(0, 1), Workers(0, 1))
+        object.__setattr__(self, "seed", order.seed % 2**64)
 
     def order(self, length: int, block: int, epoch: int) -> BaseOrder:
         """The order of an epoch."""
@@ -51,10 +63,6 @@ class StreamOptions:
             block=block,
             buffer_size=self.buffer_size,
         )
-
-    def with_seed(self, seed: int) -> StreamOptions:
-        """The same options with another seed."""
-        return dataclasses.replace(self, seed=seed)
 
     def dealing(self, length: int, ranks: Ranks, workers: Workers, remaining: Segments | None = None) -> Dealing:
         """What one worker of one rank gets."""
@@ -76,65 +84,129 @@ class StreamOptions:
         return dealing.num_samples if self.batch_size is None else dealing.num_batches
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one worker reads in a pass.
+
+    Attributes:
+        state: Where the epoch stood when it was dealt.
+        order: The epoch's order.
+        dealing: The part of it that this worker reads.
+        first: How many of its own items it has read before.
+        ended: Whether it has read all, and been told so.
+    """
+
+    state: OrderState
+    order: BaseOrder
+    dealing: Dealing
+    first: int = 0
+    ended: bool = False
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a pass is: what outlives its iterator."""
+
+    plan: Plan
+    done: int
+    finished: bool
+
+    def state(self) -> OrderState:
+        """Where the worker stands, after what it has given out."""
+        return self.plan.state.after(self.plan.dealing, self.done, finished=self.finished)
+
+
+Request = tuple[Indices, Batch]
+"""Samples to read together, and where in the order they stand."""
+
+
 class Pass(Iterator[Any]):
     """One worker's pass: gives batches, or samples without a batch size.
 
     Args:
         pipeline: Reads them.
-        order: The epoch's order.
-        dealing: The part of it that this worker reads.
-        first: How many of its own items to leave out.
+        plan: What it reads.
+        with_mask: Give pairs of an item and its mask.
+        load: Finds the plan for a state, and takes the given progress for the current one.
     """
 
-    def __init__(self, pipeline: Pipeline, order: BaseOrder, dealing: Dealing, first: int = 0) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        plan: Plan,
+        *,
+        with_mask: bool = False,
+        load: Callable[[Mapping[str, Any], Progress], Plan] | None = None,
+    ) -> None:
         self.pipeline = pipeline
-        self.order = order
-        self.dealing = dealing
-        self.done = first
-        self.finished = False
-        items = dealing.runs(first, _RUN) if dealing.batch_size is None else dealing.batches(first)
-        self._batches = self._read_ahead(items)
-        self._items = self._iterate()
+        self.progress = Progress(plan, plan.first, plan.ended)
+        self._with_mask = with_mask
+        self._load = load
+        self._items = self._iterate(plan)
 
     def __next__(self) -> Any:
         try:
             item = next(self._items)
         except StopIteration:
-            self.finished = True
+            self.progress.finished = True
             raise
-        self.done += 1
+        self.progress.done += 1
         return item
 
-    def _iterate(self) -> Iterator[Any]:
-        seed, epoch = self.order.seed, self.order.epoch
-        for indices in self._batches:
-            if self.dealing.batch_size is None:
-                for index in range(len(indices)):
-                    yield self.pipeline.seeded_samples(indices[index : index + 1], seed, epoch)[0]
+    def state_dict(self) -> dict[str, Any]:
+        """Where this iterator stands: a few integers, JSON-able, after the items that it has given."""
+        return self.progress.state().to_json_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; at the end of its epoch if it says so.
+
+        Raises:
+            StateError: The state is damaged, of another file or order, or of one of several workers whose numbers
+                have changed.
+        """
+        if self._load is None:
+            raise ConfigError("this iterator belongs to no reader that could load a state")
+        plan = self._load(state, self.progress)
+        self.progress.plan, self.progress.done, self.progress.finished = plan, plan.first, plan.ended
+        self._items = self._iterate(plan)
+
+    def _iterate(self, plan: Plan) -> Iterator[Any]:
+        seed, epoch = plan.order.seed, plan.order.epoch
+        for indices, batch in requests(self.pipeline, plan):
+            mask = torch.from_numpy(batch.mask()) if self._with_mask else None
+            if plan.dealing.batch_size is None:
+                for row in range(len(indices)):
+                    sample = self.pipeline.seeded_samples(indices[row : row + 1], seed, epoch)[0]
+                    yield sample if mask is None else (sample, bool(mask[row]))
             else:
-                yield self.pipeline.batch(indices, seed, epoch)
+                item = self.pipeline.batch(indices, seed, epoch)
+                yield item if mask is None else (item, mask)
 
-    def _indices(self, item: Batch) -> Indices:
-        """The samples of an item; as a range where they are consecutive."""
-        if self.order.shuffle or len(item.ranges) != 1:
-            return item.indices(self.order)
-        return range(*item.ranges[0])
 
-    def _read_ahead(self, items: Iterator[Batch]) -> Iterator[Indices]:
-        """Give the items' indices, after asking the kernel for those of items to come."""
-        records = self.pipeline.records
-        sample_bytes = sum(d.manifest.totals["payload_bytes"] for d in records.databases) // max(len(records), 1)
-        size = (self.dealing.batch_size or _RUN) * max(sample_bytes, 1)
-        count = max(1, min(_AHEAD_BATCHES, _AHEAD_BYTES // size))
-        seen: dict[tuple[int, int], None] = {}
-        ahead: collections.deque[Indices] = collections.deque()
-        for item in items:
-            indices = self._indices(item)
-            records.advise(indices, seen)
-            if len(seen) > 2 * _SEEN_CHUNKS:
-                seen = dict.fromkeys(itertools.islice(seen, _SEEN_CHUNKS, None))
-            ahead.append(indices)
-            if len(ahead) > count:
-                yield ahead.popleft()
-        yield from ahead
+def requests(pipeline: Pipeline, plan: Plan) -> Iterator[Request]:
+    """Give what is to be read together, after asking the kernel for what comes later."""
+    dealing, records = plan.dealing, pipeline.records
+    if plan.ended:
+        return
+    items = dealing.runs(plan.first, _RUN) if dealing.batch_size is None else dealing.batches(plan.first)
+    sample_bytes = sum(d.manifest.totals["payload_bytes"] for d in records.databases) // max(len(records), 1)
+    size = (dealing.batch_size or _RUN) * max(sample_bytes, 1)
+    count = max(1, min(_AHEAD_BATCHES, _AHEAD_BYTES // size))
+    seen: dict[tuple[int, int], None] = {}
+    ahead: collections.deque[Request] = collections.deque()
+    for item in items:
+        indices = _indices(plan.order, item)
+        records.advise(indices, seen)
+        if len(seen) > 2 * _SEEN_CHUNKS:
+            seen = dict.fromkeys(itertools.islice(seen, _SEEN_CHUNKS, None))
+        ahead.append((indices, item))
+        if len(ahead) > count:
+            yield ahead.popleft()
+    yield from ahead
 
+
+def _indices(order: BaseOrder, item: Batch) -> Indices:
+    """The samples of an item; as a range where they are consecutive."""
+    if order.shuffle or len(item.ranges) != 1:
+        return item.indices(order)
+    return range(*item.ranges[0])

@@ -90,7 +90,7 @@ class Structure:
         pairs = zip(self.keys, self.children, strict=True)
         return tuple((key, *path) for key, child in pairs for path in child.paths)
 
-    def flatten(self, sample: object, path: Path = ()) -> list[Any]:
+    def flatten(self, sample: Any, path: Path = ()) -> list[Any]:
         """List a sample's leaves in the order of `paths`.
 
         Raises:
@@ -156,14 +156,15 @@ class Structure:
         if tree == "leaf":
             return cls("leaf")
         try:
-            (kind, items), *rest = tree.items()
+            kind, items = next(iter(tree.items()), (None, None))
             if kind in ("tuple", "list"):
                 return cls(kind, tuple(range(len(items))), tuple(map(cls.from_json, items)))
             if kind not in _DICTS and kind != "namedtuple":
                 raise ValueError(kind)
-            name = tuple(rest[0][1]) if rest else ("", "")
-            return cls(kind, tuple(key for key, _ in items), tuple(cls.from_json(item) for _, item in items), name)
-        except (AttributeError, TypeError, ValueError) as error:
+            module, name = tree["type"] if kind == "namedtuple" else ("", "")
+            keys, children = tuple(key for key, _ in items), tuple(cls.from_json(item) for _, item in items)
+            return cls(kind, keys, children, (module, name))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CorruptError(f"the manifest describes no sample structure: {tree!r}") from error
 
 
@@ -222,7 +223,7 @@ def _named_tuple(module: str, name: str, fields: tuple[str, ...]) -> Callable[..
         found = getattr(found, part, None)
     if isinstance(found, type) and issubclass(found, tuple) and getattr(found, "_fields", None) == fields:
         return found
-    base = collections.namedtuple(name.rsplit(".", 1)[-1], fields)  # type: ignore[misc]  # noqa: PYI024
+    base = collections.namedtuple(name.rsplit(".", 1)[-1], fields)  # type: ignore[misc]
     reduce = {"__slots__": (), "__reduce__": lambda self: (_make, (module, name, fields, tuple(self)))}
     return type(base.__name__, (base,), reduce)
 

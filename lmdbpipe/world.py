@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.distributed
 from torch.utils.data import get_worker_info
@@ -24,23 +24,46 @@ class Workers(NamedTuple):
     num_workers: int
 
 
-def resolve_ranks(rank: int | None, world_size: int | None, inherited: Ranks | None = None) -> Ranks:
-    """Find out the rank: as given, else from torch.distributed where it is initialised, else the only one.
+def given_ranks(rank: int | None, world_size: int | None, mesh: Any = None) -> Ranks | None:
+    """Take the rank that the user gives; None if they give none.
 
     Args:
-        rank: As given by the user, together with `world_size`, or not at all.
-        world_size: As given by the user.
-        inherited: In a worker process: the main process's.
+        rank: Together with `world_size`, or not at all.
+        world_size: The number of ranks.
+        mesh: A `DeviceMesh` of one dimension instead, such as ``mesh["dp"]``: the position in it is the rank. Ranks
+            that differ in other dimensions only (tensor or pipeline parallel) read the same samples.
 
     Raises:
         ConfigError: Only one is given, or they do not fit.
     """
-    if (rank is None) != (world_size is None):
+    if mesh is not None:
+        if rank is not None or world_size is not None:
+            raise ConfigError("give either mesh, or rank and world_size")
+        if getattr(mesh, "ndim", None) != 1:
+            raise ConfigError(
+                f"mesh must be a DeviceMesh of one dimension, such as mesh['dp'], got {mesh!r}"
+            )
+        return Ranks(mesh.get_local_rank(), mesh.size())
+    if rank is None and world_size is None:
+        return None
+    if rank is None or world_size is None:
         raise ConfigError(f"rank and world_size go together, got rank={rank} and world_size={world_size}")
-    if rank is not None and world_size is not None:
-        if world_size < 1 or not 0 <= rank < world_size:
-            raise ConfigError(f"rank must be from 0 to world_size - 1, got rank={rank} and world_size={world_size}")
-        return Ranks(rank, world_size)
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in (rank, world_size)):
+        raise ConfigError(f"rank and world_size must be integers, got rank={rank!r} and world_size={world_size!r}")
+    if world_size < 1 or not 0 <= rank < world_size:
+        raise ConfigError(f"rank must be from 0 to world_size - 1, got rank={rank} and world_size={world_size}")
+    return Ranks(rank, world_size)
+
+
+def resolve_ranks(given: Ranks | None, inherited: Ranks | None = None) -> Ranks:
+    """Find out the rank: as given, else from torch.distributed where it is initialised, else the only one.
+
+    Args:
+        given: By the user.
+        inherited: In a worker process: the main process's.
+    """
+    if given is not None:
+        return given
     if inherited is not None and get_worker_info() is not None:
         return inherited
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -74,7 +74,10 @@ class WrappedDataset:
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.raw = _view(dataset, lambda owner, name, value: None if value is None else _identity)
-        self.routed = any(isinstance(inner, ConcatDataset) for inner in _inner(dataset))
+        inner = list(_inner(dataset))
+        self._depths = {id(one): depth for depth, one in enumerate(inner)}
+        self.routed = any(isinstance(one, ConcatDataset) for one in inner)
+        self._routing = {id(one) for one in inner if self.routed and _holds_concat(one)}
         self._sites: dict[tuple[int, ...], tuple[Site, ...]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -85,8 +88,12 @@ class WrappedDataset:
         self._sites = state["sites"]
 
     def route(self, index: int) -> tuple[int, ...]:
-        """Which of the datasets inside a ConcatDataset a sample comes of; samples of one route share transforms."""
-        return _route(self.dataset, index) if self.routed else ()
+        """Which of the datasets inside a ConcatDataset a sample comes of; samples of one route share transforms.
+
+        Where a dataset of another kind lies around the ConcatDataset, every sample is a route of its own: only fetching
+        it from the source shows where it comes of.
+        """
+        return _route(self.dataset, index, self._routing) if self.routed else ()
 
     def sites(self, index: int = 0) -> tuple[Site, ...]:
         """Where transforms act in a sample, in the order in which they are called."""
@@ -98,20 +105,33 @@ class WrappedDataset:
     def steps(self, index: int, overrides: Mapping[str, Transform | None]) -> tuple[Step, ...]:
         """The transforms that now act on a sample: the datasets' own, or those set in their place.
 
+        Args:
+            index: The sample.
+            overrides: Transforms by name. Of datasets inside each other that apply one of a name, it is the outermost's
+                that is replaced, as if it had been set there.
+
         Raises:
             TransformError: One is set, but where it acts could not be seen.
         """
         steps = []
-        for site in self.sites(index):
-            function = _live(site, overrides)
+        sites = self.sites(index)
+        owners = {name: self._outermost(sites, name) for name in overrides}
+        for site in sites:
+            function = _live(site, {name: given for name, given in overrides.items() if owners[name] is site.owner})
             if function is not None and not site.paths:
                 raise TransformError(
-                    f"{type(site.owner).__name__}.{site.name} acts on no part of the sample that can be seen: the dataset "
-                    "works on after it. Set it to None before wrapping, and apply it to what the wrapper returns"
+                    f"{type(site.owner).__name__}.{site.name} acts on no one part of the sample that can be seen: the "
+                    "dataset works on after it. Set it to None before wrapping, and apply it to what the wrapper gives"
                 )
             if function is not None:
                 steps.append(Step(function, site.paths))
         return tuple(steps)
+
+    def _outermost(self, sites: Sequence[Site], name: str) -> Any:
+        """The outermost dataset that applies a transform of some name, or a joint one which that is part of."""
+        names = {name} if name == "transforms" else {name, "transforms"}
+        owners = [site.owner for site in sites if site.name in names]
+        return min(owners, key=lambda owner: self._depths.get(id(owner), len(self._depths)), default=None)
 
 
 def _live(site: Site, overrides: Mapping[str, Transform | None]) -> Transform | None:
@@ -162,14 +182,21 @@ def _view(dataset: Any, substitute: Callable[[Any, str, Any], Any], views: dict[
     return views[id(dataset)]
 
 
-def _route(dataset: Any, index: int) -> tuple[int, ...]:
+def _holds_concat(dataset: Any) -> bool:
+    return any(isinstance(one, ConcatDataset) for one in _inner(dataset))
+
+
+def _route(dataset: Any, index: int, routing: set[int]) -> tuple[int, ...]:
+    if id(dataset) not in routing:
+        return ()
     if isinstance(dataset, Subset):
-        return _route(dataset.dataset, dataset.indices[index])
+        return _route(dataset.dataset, int(dataset.indices[index]), routing)
     if isinstance(dataset, ConcatDataset):
+        index %= len(dataset)  # a Subset may hold negative indices
         child = bisect.bisect_right(dataset.cumulative_sizes, index)
         start = dataset.cumulative_sizes[child - 1] if child else 0
-        return (child, *_route(dataset.datasets[child], index - start))
-    return ()
+        return (child, *_route(dataset.datasets[child], index - start, routing))
+    return (index,)
 
 
 class _Mark:
@@ -183,9 +210,9 @@ def _find_sites(dataset: Any, index: int) -> Iterator[Site]:
     except Exception:  # the dataset looked into a mark; it may do so in any way
         calls, sample = _record(dataset, index, lambda value: value)
     for owner, name, values in calls:
-        paths = [_locate(sample, value) for value in values]
-        found = tuple(path for path in paths if path is not None)
-        yield Site(owner, name, found if len(found) == len(paths) else ())
+        paths = [list(_locate(sample, value)) for value in values]
+        seen = all(len(found) == 1 for found in paths)  # a value that stands in two places cannot be told apart
+        yield Site(owner, name, tuple(found[0] for found in paths) if seen else ())
 
 
 def _record(dataset: Any, index: int, give: Callable[[Any], Any]) -> tuple[list[tuple[Any, str, list[Any]]], Any]:
@@ -202,10 +229,10 @@ def _record(dataset: Any, index: int, give: Callable[[Any], Any]) -> tuple[list[
     return calls, _view(dataset, recorder)[index]
 
 
-def _locate(sample: Any, value: Any) -> Path | None:
-    """Find an object in a sample."""
+def _locate(sample: Any, value: Any) -> Iterator[Path]:
+    """Find all places of an object in a sample."""
     if sample is value:
-        return ()
+        yield ()
     if isinstance(sample, dict):
         children: Any = sample.items()
     elif isinstance(sample, tuple) and hasattr(sample, "_fields"):
@@ -213,8 +240,7 @@ def _locate(sample: Any, value: Any) -> Path | None:
     elif isinstance(sample, list | tuple):
         children = enumerate(sample)
     else:
-        return None
+        return
     for key, child in children:
-        if (path := _locate(child, value)) is not None:
-            return (key, *path)
-    return None
+        for path in _locate(child, value):
+            yield (key, *path)

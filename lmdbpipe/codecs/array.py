@@ -1,7 +1,8 @@
 """Arrays: torch tensors and NumPy arrays of any plain dtype, bit for bit.
 
-A torch dtype that NumPy lacks (bfloat16, the float8s) is stored as unsigned integers of its width. Big-endian arrays are
-stored little-endian and come back big-endian. A zero-dimensional or empty array is an array like any other.
+A torch dtype that NumPy lacks (bfloat16, the float8s) is stored as unsigned integers of its width. Big-endian arrays
+are stored little-endian, structured ones without padding, and come back as they were. A zero-dimensional or empty array
+is an array like any other.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.lib.recfunctions import repack_fields
 from torchvision import tv_tensors
 
-from lmdbpipe.codecs.base import OFFSET, Array, Arrays, Codec, Column, MismatchError, ends, span
+from lmdbpipe.codecs.base import OFFSET, Array, Arrays, Codec, Column, MismatchError, as_tuples, ends, span
 
 _TENSORS: dict[str, type[torch.Tensor]] = {
     "torch": torch.Tensor,
@@ -24,7 +26,7 @@ _TENSORS: dict[str, type[torch.Tensor]] = {
     "tv_tensors.Video": tv_tensors.Video,
 }
 _KINDS = {cls: kind for kind, cls in _TENSORS.items()} | {torch.nn.Parameter: "torch"}
-_UNSIGNED = {1: (torch.uint8, "<u1"), 2: (torch.int16, "<u2")}
+_UNSIGNED = {1: (torch.uint8, "<u1"), 2: (torch.int16, "<u2"), 4: (torch.int32, "<u4")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,8 @@ class ArrayCodec(Codec):
     """Tensors and arrays of one dtype and number of dimensions.
 
     Attributes:
-        kind: ``numpy``, or the tensor class: ``torch``, ``tv_tensors.Image``, ``tv_tensors.Mask``, ``tv_tensors.Video``.
+        kind: ``numpy``, or the tensor class: ``torch``, ``tv_tensors.Image``, ``tv_tensors.Mask`` or
+            ``tv_tensors.Video``.
         dtype: The torch dtype's name, or NumPy's description of the dtype (as in the .npy format).
         ndim: Number of dimensions.
         shape: The shape of all arrays; None where shapes vary.
@@ -57,7 +60,10 @@ class ArrayCodec(Codec):
             raise MismatchError(f"a {type(value).__name__} cannot be stored exactly; convert it to a plain NumPy array")
         if value.dtype.hasobject:
             raise MismatchError("a NumPy array of Python objects cannot be stored; convert it to a plain dtype")
-        return cls("numpy", _tuples(np.lib.format.dtype_to_descr(value.dtype)), value.ndim, value.shape)
+        codec = cls("numpy", as_tuples(np.lib.format.dtype_to_descr(value.dtype)), value.ndim, value.shape)
+        if not value.dtype.itemsize or codec._numpy_dtype() != value.dtype:
+            raise MismatchError(f"a NumPy array of dtype {value.dtype} cannot be stored exactly; convert it")
+        return codec
 
     def join(self, other: ArrayCodec) -> ArrayCodec:
         """Let the shape vary where it differs."""
@@ -111,12 +117,12 @@ class ArrayCodec(Codec):
         if self.kind == "numpy":
             return np.array(row, self._numpy_dtype())
         tensor = torch.from_numpy(np.array(row)).view(getattr(torch, self.dtype))
-        return tensor if self.kind == "torch" else _TENSORS[self.kind](tensor)  # type: ignore[call-arg]
+        return tensor if self.kind == "torch" else tensor.as_subclass(_TENSORS[self.kind])
 
     def _stored(self, value: Any) -> Array:
         if self.kind == "numpy":
             return np.ascontiguousarray(value, self._stored_dtype()).reshape(value.shape)
-        plain = value.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg().contiguous()
+        plain: torch.Tensor = value.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg().contiguous()
         unsigned = self._stored_unsigned()
         return (plain.view(unsigned[0]) if unsigned else plain).numpy().astype(self._stored_dtype(), copy=False)
 
@@ -131,13 +137,13 @@ class ArrayCodec(Codec):
 
     def _stored_dtype(self) -> np.dtype[Any]:
         if self.kind == "numpy":
-            return self._numpy_dtype().newbyteorder("<")
+            return repack_fields(self._numpy_dtype().newbyteorder("<"), recurse=True)
         unsigned = self._stored_unsigned()
         dtype = np.dtype(unsigned[1]) if unsigned else torch.empty(0, dtype=getattr(torch, self.dtype)).numpy().dtype
         return dtype.newbyteorder("<")
 
     def _numpy_dtype(self) -> np.dtype[Any]:
-        return np.lib.format.descr_to_dtype(self.dtype)
+        return np.lib.format.descr_to_dtype(_descr(self.dtype))
 
     def _torch_dtype(self) -> torch.dtype | None:
         """The dtype that torch gives a batch; None if it has none."""
@@ -165,7 +171,7 @@ class ArrayRows:
     def array(self, row: int) -> Array:
         """A row as stored: a view into the map, for this package's own use."""
         if self._shapes is None or self._ends is None:
-            return self._data[row, ...]  # type: ignore[no-any-return]
+            return self._data[row, ...]
         return self._data[span(self._ends, row)].reshape(self._shapes[row])
 
     def sample(self, row: int) -> Any:
@@ -191,6 +197,8 @@ def _tensor_kind(value: torch.Tensor) -> str:
     return kind
 
 
-def _tuples(descr: Any) -> Any:
-    """Make lists of a dtype description tuples, so that it can be compared and hashed."""
-    return tuple(map(_tuples, descr)) if isinstance(descr, list | tuple) else descr
+def _descr(description: Any) -> Any:
+    """Give a dtype's description the form that NumPy reads: a structured one is a list of its fields."""
+    if isinstance(description, str):
+        return description
+    return [(name, _descr(field), *shape) for name, field, *shape in description]

@@ -127,7 +127,17 @@ class Codec(ABC):
     @classmethod
     def from_params(cls, params: dict[str, Any]) -> Codec:
         """Read what `params` wrote."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in params.items()})
+        return cls(**{key: as_tuples(value) for key, value in params.items()})
+
+
+def as_tuples(value: Any) -> Any:
+    """Make tuples of the lists in a JSON value, so that it can be compared and hashed."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def as_bytes(array: Array) -> bytes | memoryview:
+    """View the bytes of a C-contiguous array, whatever its dtype."""
+    return array.reshape(-1).view(np.uint8).data if array.nbytes else b""
 
 
 def ends(lengths: npt.ArrayLike) -> Array:

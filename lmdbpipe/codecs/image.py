@@ -166,6 +166,8 @@ class ImageCodec(Codec):
 
     def _row(self, value: Image.Image) -> Array:
         array = np.asarray(value)
+        if array.dtype == np.bool_:
+            array = array.view(_BYTE) != 0  # PIL's True is the byte 255, which is none to torch
         if array.dtype != MODES[value.mode].dtype:
             array = array.astype(MODES[value.mode].dtype)
         array = array.reshape(value.height, value.width, MODES[value.mode].channels)
@@ -197,7 +199,7 @@ class ImageRows:
 
     def size(self, row: int) -> tuple[int, int]:
         """The (height, width) of a row's image."""
-        return self._codec.size or tuple(self._sizes[row])  # type: ignore[index, return-value]
+        return self._codec.size or tuple(self._sizes[row])  # type: ignore[index]
 
     def span(self, row: int) -> slice:
         """The bytes of the pixels column that hold a row."""
@@ -230,7 +232,7 @@ class ImageRows:
         """A row's palette, as one byte that counts a colour's channels and then the colours; empty if it has none."""
         if not self._codec.palette:
             return b""
-        return self._arrays["palette"][span(self._arrays["palette_offsets"], row)].tobytes()  # type: ignore[no-any-return]
+        return self._arrays["palette"][span(self._arrays["palette_offsets"], row)].tobytes()
 
     def sample(self, row: int) -> Any:
         """A row's PIL image, or its tensor where that is what was baked in."""
@@ -266,7 +268,7 @@ def _palette(image: Image.Image) -> bytes:
         return b"\x03" + bytes(image.getpalette("RGB") or ())
     palette = np.array(image.getpalette("RGBA"), _BYTE).reshape(-1, 4)
     if isinstance(transparency, int):
-        palette[transparency, 3] = 0
+        palette[transparency : transparency + 1, 3] = 0  # perhaps of a colour that the palette has not got
     elif transparency is not None:
         alpha = np.frombuffer(transparency, _BYTE)[: len(palette)]
         palette[: len(alpha), 3] = alpha

@@ -28,8 +28,8 @@ class JsonCodec(RaggedCodec):
 
     @staticmethod
     def to_bytes(value: Any) -> bytes:
-        """Write compact ASCII JSON."""
-        return json.dumps(value, separators=(",", ":")).encode("ascii")
+        """Write compact UTF-8 JSON; lone surrogates pass."""
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
     @staticmethod
     def from_bytes(row: bytes) -> Any:

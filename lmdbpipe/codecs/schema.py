@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -30,7 +31,7 @@ Columns: TypeAlias = dict[ColumnKey, Array]
 class LeafColumn(NamedTuple):
     """A column and its place in the file."""
 
-    index: ColumnKey
+    index: ColumnKey  # type: ignore[assignment]  # tuple.index, which nobody calls on this
     leaf: int
     column: Column
 
@@ -145,8 +146,9 @@ class Schema:
         try:
             codecs = tuple(CODECS[leaf["codec"]].from_params(leaf["params"]) for leaf in data["leaves"])
             schema = cls(Structure.from_json(data["structure"]), codecs)
-            described = [column["index"] for column in data["columns"]]
-            consistent = len(schema.structure.paths) == len(codecs) and described == [c.index for c in schema.columns]
+            consistent = len(schema.structure.paths) == len(codecs) and (
+                json.dumps(schema.to_json()["columns"], sort_keys=True) == json.dumps(data["columns"], sort_keys=True)
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptError(f"the manifest describes no leaves: {error!r}") from error
         if not consistent:

@@ -63,6 +63,11 @@ _registry_lock = threading.RLock()
 _generation = 0
 
 
+def lock() -> threading.RLock:
+    """The lock under which environments are opened; a forked child has one of its own, free."""
+    return _registry_lock
+
+
 def generation() -> int:
     """Count the forks between the first process and this one; an environment belongs to one generation."""
     return _generation

@@ -26,8 +26,9 @@ class Manifest:
             ``i // chunk_length``.
         schema: The structure of a sample and the codec of each leaf.
         provenance: Where it came from: ``source`` (class), ``source_repr``, ``source_length``, ``db_transform``,
-            ``rounds``, ``shuffle_seed`` (None if samples lie in the source's order), ``samples`` (a hash of some raw
-            ones), ``fingerprint``, ``transforms`` (where in a sample the source applied its own), ``versions``, ``date``.
+            ``db_transform_seed``, ``rounds``, ``shuffle_seed`` (None if samples lie in the source's order), ``samples``
+            (a hash of some raw ones), ``fingerprint``, ``transforms`` (where in a sample the source applied its own),
+            ``versions``, ``date``.
         totals: ``payload_bytes`` (of all columns) and ``file_bytes``.
     """
 
@@ -64,7 +65,7 @@ class Manifest:
                 "totals": dict(self.totals),
             },
             ensure_ascii=False,
-        ).encode()
+        ).encode("utf-8", "surrogatepass")  # a path in a repr may hold what is no UTF-8
 
     @classmethod
     def loads(cls, data: bytes, *, source: str) -> Manifest:
@@ -81,7 +82,8 @@ class Manifest:
                 raise FormatError(f"{source}: is not an lmdbpipe file: its format is {fields.get('format')!r}")
             if fields["version"] != VERSION:
                 raise UnsupportedVersionError(
-                    f"{source}: is of format version {fields['version']}, this lmdbpipe reads version {VERSION}; upgrade it"
+                    f"{source}: is of format version {fields['version']}, this lmdbpipe reads version {VERSION}; "
+                    "upgrade it"
                 )
             manifest = cls(
                 length=fields["length"],
@@ -91,6 +93,7 @@ class Manifest:
                 totals=fields["totals"],
             )
             whole = manifest.length > 0 and manifest.chunk_length > 0 and bool(manifest.fingerprint)
+            whole = whole and min(manifest.totals["payload_bytes"], manifest.totals["file_bytes"]) >= 0
         except FormatError as error:
             raise type(error)(f"{source}: {error}" if source not in str(error) else str(error)) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:

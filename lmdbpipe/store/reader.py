@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,7 +30,7 @@ def chunk_key(chunk: int, column: int) -> bytes:
 
 def parse_key(key: bytes) -> tuple[int, int]:
     """Read what `chunk_key` wrote."""
-    return _KEY.unpack(key)  # type: ignore[return-value]
+    return _KEY.unpack(key)
 
 
 class Database:
@@ -52,7 +51,10 @@ class Database:
         self.config = config or LMDBConfig()
         self._environment: environment.Environment | None = None
         self._generation = -1
-        self._lock = threading.Lock()
+        self._rows: dict[int, tuple[Rows, ...]] = {}
+        self._addresses: dict[int, npt.NDArray[np.int64]] = {}
+        self._anchor = (0, 0)
+        """A chunk, and where in the file it begins, but for the few pages before the first."""
         self.manifest = self._read_manifest()
 
     def __repr__(self) -> str:
@@ -110,7 +112,10 @@ class Database:
         return int(self.addresses(np.array([chunk]), index, column)[0])
 
     def addresses(self, chunks: npt.NDArray[np.int64], index: int, column: Column) -> npt.NDArray[np.int64]:
-        """Look up where in memory one column of some chunks begins; 0 where it is empty. Remembered: 8 bytes a chunk."""
+        """Look up where in memory one column of some chunks begins; 0 where it is empty.
+
+        Remembered: 8 bytes a chunk.
+        """
         self._open()
         table = self._addresses.get(index)
         if table is None:
@@ -185,13 +190,14 @@ class Database:
 
     def _open(self) -> environment.Environment:
         if self._environment is None or self._generation != environment.generation():
-            with self._lock:
+            with environment.lock():
+                if self._environment is not None and self._generation == environment.generation():
+                    return self._environment  # another thread was first
                 opened = environment.acquire(self.path, self.config)
-                self._rows: dict[int, tuple[Rows, ...]] = {}
-                self._addresses: dict[int, npt.NDArray[np.int64]] = {}
-                self._anchor = (0, 0)  # a chunk, and where in the file it begins, but for the few pages before the first
-                self._environment, self._generation = opened, environment.generation()
+                self._rows, self._addresses, self._anchor = {}, {}, (0, 0)
+                self._generation = environment.generation()
                 self._finalizer = weakref.finalize(self, _release, opened, self._generation)
+                self._environment = opened  # last: other threads look at it without the lock
         return self._environment
 
     def _read_manifest(self) -> Manifest:

@@ -8,6 +8,7 @@ import lmdb
 import xxhash
 
 from lmdbpipe.codecs import Array
+from lmdbpipe.codecs.base import as_bytes
 from lmdbpipe.errors import CorruptError
 from lmdbpipe.store.environment import DATA, SUMS
 from lmdbpipe.store.reader import Database, chunk_key
@@ -52,8 +53,7 @@ def _verify_chunk(database: Database, chunk: int) -> Iterator[str]:
             yield f"{name}: {error}"
             sound.discard(leaf)
             continue
-        data = memoryview(array).cast("B") if array.nbytes else b""
-        if xxhash.xxh3_64_digest(data) != database.sum(chunk, index):
+        if xxhash.xxh3_64_digest(as_bytes(array)) != database.sum(chunk, index):
             yield f"{name}: its bytes do not match their checksum"
             sound.discard(leaf)
     for leaf in sorted(sound):

@@ -7,6 +7,7 @@ again, so nothing is lost. Every commit holds a checkpoint from which an interru
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import lmdb
 import xxhash
 
 from lmdbpipe.codecs import Columns
+from lmdbpipe.codecs.base import as_bytes
 from lmdbpipe.config import LMDBConfig
 from lmdbpipe.errors import DatabaseFullError, DatabasePathError
 from lmdbpipe.store.environment import DATA, FILE_OPTIONS, META, SUMS
@@ -53,7 +55,7 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
             data = transaction.get(CHECKPOINT_KEY)
     except lmdb.Error:
         return None
-    return None if data is None else json.loads(data)  # type: ignore[no-any-return]
+    return None if data is None else dict(json.loads(data))
 
 
 class Writer:
@@ -62,17 +64,21 @@ class Writer:
     Args:
         path: The final path.
         config: Its ``map_size``, ``write_frequency`` and ``meminit`` apply.
+        fresh: Begin anew: drop what another build has left.
 
     Raises:
         DatabasePathError: The file cannot be created or written.
+        DatabaseFullError: Not even an empty database fits.
     """
 
-    def __init__(self, path: Path, config: LMDBConfig) -> None:
+    def __init__(self, path: Path, config: LMDBConfig, *, fresh: bool = False) -> None:
         self.path = path
         self.partial = partial_path(path)
         self._config = config
         self._pending: list[tuple[int, Columns, dict[str, Any]]] = []
         self._pending_bytes = self._pending_samples = 0
+        if fresh:
+            self.partial.unlink(missing_ok=True)
         self._open()
 
     def _open(self) -> None:
@@ -84,7 +90,13 @@ class Writer:
             )
         except (lmdb.Error, OSError) as error:
             raise DatabasePathError(f"{self.partial}: cannot be written: {error}") from error
-        self._handles = {name: self._env.open_db(name) for name in (META, DATA, SUMS)}
+        self._handles: dict[bytes, Any] = {}
+        try:
+            for name in (META, DATA, SUMS):
+                self._write(functools.partial(self._open_database, name))
+        except DatabaseFullError:
+            self._env.close()
+            raise
 
     def __enter__(self) -> Writer:
         return self
@@ -93,12 +105,6 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._env.close()
-
-    def clear(self) -> None:
-        """Begin anew: drop what another build has left."""
-        self._env.close()
-        self.partial.unlink()
-        self._open()
 
     def put(self, chunk: int, columns: Columns, samples: int, checkpoint: dict[str, Any]) -> None:
         """Add columns to a chunk; `checkpoint` describes the build with them in. Commits when enough is pending."""
@@ -121,7 +127,7 @@ class Writer:
         def write(transaction: Any) -> None:
             for chunk, columns, _ in pending:
                 for index in sorted(columns):
-                    value = memoryview(columns[index]).cast("B") if columns[index].nbytes else b""
+                    value = as_bytes(columns[index])
                     key = chunk_key(chunk, index)
                     transaction.put(key, value, db=self._handles[DATA])
                     transaction.put(key, xxhash.xxh3_64_digest(value), db=self._handles[SUMS])
@@ -139,7 +145,7 @@ class Writer:
         size = 0
         while manifest.totals.get("file_bytes") != size:  # the manifest names the size of the file it lies in
             manifest = dataclasses.replace(manifest, totals={**manifest.totals, "file_bytes": size})
-            self._write(lambda transaction, data=manifest.dumps(): self._finish(transaction, data))  # type: ignore[misc]
+            self._write(functools.partial(self._finish, manifest.dumps()))
             size = self.partial.stat().st_size
         self._env.sync(True)
         self._env.close()
@@ -149,30 +155,33 @@ class Writer:
             _fsync(self.path.parent, os.O_RDONLY)
         return manifest
 
-    def _finish(self, transaction: Any, manifest: bytes) -> None:
+    def _finish(self, manifest: bytes, transaction: Any) -> None:
         transaction.put(MANIFEST_KEY, manifest, db=self._handles[META])
         transaction.delete(CHECKPOINT_KEY, db=self._handles[META])
+
+    def _open_database(self, name: bytes, transaction: Any) -> None:
+        self._handles[name] = self._env.open_db(name, txn=transaction)
 
     def _write(self, write: Callable[[Any], None]) -> None:
         while True:
             try:
                 with self._env.begin(write=True) as transaction:
                     write(transaction)
-                return
             except lmdb.MapFullError as error:
                 self._grow(error)
-            except (lmdb.DiskError, OSError) as error:
-                raise DatabaseFullError(f"{self.partial}: cannot be written: {error}") from error
-            except lmdb.Error as error:
-                if "No space left" not in str(error):
-                    raise
-                raise DatabaseFullError(f"{self.partial}: the disk is full; free room and build again") from error
+            except (lmdb.Error, OSError) as error:  # of the disk: LMDB's own limits are met
+                raise DatabaseFullError(
+                    f"{self.partial}: cannot be written: {error}; if the disk is full, free room and build again"
+                ) from error
+            else:
+                return
 
     def _grow(self, error: lmdb.MapFullError) -> None:
         size = self._env.info()["map_size"]
         if size >= self._config.map_size:
             raise DatabaseFullError(
-                f"{self.partial}: the database needs more than map_size={self._config.map_size} bytes; raise it in db_cfg"
+                f"{self.partial}: the database needs more than map_size={self._config.map_size} bytes; "
+                "raise it in db_cfg"
             ) from error
         self._env.set_mapsize(min(2 * size, self._config.map_size))
 

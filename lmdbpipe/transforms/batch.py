@@ -188,6 +188,15 @@ class Batch:
         palettes = self.palettes and tuple(self.palettes[i] for i in self.windows.rows.tolist())
         return Batch.of_tensors(self.spec, self.pixels(), palettes)
 
+    def results(self) -> Tensor | list[Any]:
+        """Give what a caller gets: one tensor where that is possible, else what `samples` gives."""
+        if self.spec.kind == "pil":
+            return self.samples()
+        pixels = self.pixels()
+        if isinstance(pixels, Tensor) or not self.spec.image:
+            return pixels
+        return [tv_tensors.Image(tensor) for tensor in pixels]
+
     def samples(self) -> list[Any]:
         """Give each image as torchvision would hold it: a PIL image, a tensor or an `Image`."""
         return [self.sample(i) for i in range(len(self))]

@@ -51,7 +51,7 @@ class Grayscale(Step):
         result: Tensor = v1.rgb_to_grayscale(x, channels)
         return result
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """L and RGB, and integer tensors."""
         reason = _grey_reason(spec)
         channels = self.t.num_output_channels
@@ -121,7 +121,7 @@ class RandomGrayscale(Chance):
 
     kernel = staticmethod(Grayscale.kernel)
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """L and RGB, and integer tensors."""
         return _grey_reason(spec) or spec
 
@@ -143,7 +143,7 @@ class _Table(Chance):
 
     as_tensor = False
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """L and RGB, and tensors of one or three channels."""
         if spec.kind == "pil":
             return spec if spec.mode in ("L", "RGB") else f"PIL does not do this to mode {spec.mode}"
@@ -166,13 +166,13 @@ class RandomInvert(_Table):
 class RandomPosterize(_Table):
     """``v1.RandomPosterize``."""
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """Bytes only, and 0 to 8 bits."""
         if spec.dtype != torch.uint8:
             return f"{spec.dtype} is left to torchvision"
-        if not isinstance(self.t.bits, int) or not 0 <= self.t.bits <= 8:
+        if not isinstance(self.t.bits, int) or not (spec.kind == "pil") <= self.t.bits <= 8:
             return f"bits is {self.t.bits!r}"
-        return super().infer(spec)
+        return super().accept(spec)
 
     def function(self, spec: Spec) -> Function:
         """Keep the high bits."""
@@ -183,11 +183,11 @@ class RandomPosterize(_Table):
 class RandomSolarize(_Table):
     """``v1.RandomSolarize``."""
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """Thresholds that torchvision takes."""
         if spec.kind == "tensor" and self.t.threshold > (255 if spec.dtype == torch.uint8 else 1):
             return f"the threshold {self.t.threshold} is above the largest value"
-        return super().infer(spec)
+        return super().accept(spec)
 
     def function(self, spec: Spec) -> Function:
         """Invert from the threshold on."""
@@ -228,7 +228,7 @@ class RandomSolarizeV2(RandomSolarize):
 class RGB(Step):
     """``v2.RGB``."""
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """L, RGB and RGBA, and tensors."""
         if spec.kind == "pil":
             return (

@@ -77,6 +77,7 @@ class Container(Step):
     """
 
     draws = True
+    images = "kept"
 
     def __init__(self, transform: Any, children: Sequence[Sequence[Step]]) -> None:
         super().__init__(transform)
@@ -86,7 +87,7 @@ class Container(Step):
     choosing: int = 1
     """Words that the choice needs."""
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """Only where what comes out is of one kind whatever is chosen."""
         outs = [chain.infer(spec) for chain in self.chains]
         reason = next((out for out in outs if isinstance(out, str)), None)

@@ -30,7 +30,7 @@ def _tensor(spec: Spec) -> Spec:
 class ToTensor(Step):
     """``v1.ToTensor``: bytes become floats in [0, 1]; wider pixels keep their values."""
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """PIL images."""
         if spec.kind != "pil":
             return "torchvision takes only PIL images and arrays here"
@@ -50,7 +50,7 @@ class ToTensor(Step):
 class PILToTensor(Step):
     """``v1.PILToTensor``: the pixels as they are."""
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """PIL images."""
         return _tensor(spec) if spec.kind == "pil" else "torchvision takes only PIL images here"
 
@@ -64,7 +64,7 @@ class PILToTensor(Step):
 class PILToTensorV2(PILToTensor):
     """``v2.PILToTensor``, which lets tensors pass."""
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """Any image."""
         return _tensor(spec)
 
@@ -72,7 +72,7 @@ class PILToTensorV2(PILToTensor):
 class ToImage(PILToTensor):
     """``v2.ToImage``: the pixels as they are, as `torchvision.tv_tensors.Image`."""
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """Any image."""
         return replace(_tensor(spec), image=True)
 
@@ -80,7 +80,7 @@ class ToImage(PILToTensor):
 class ToPureTensor(PILToTensor):
     """``v2.ToPureTensor``."""
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """Any image; PIL images pass."""
         return replace(spec, image=False)
 
@@ -88,7 +88,7 @@ class ToPureTensor(PILToTensor):
 class Identity(PILToTensor):
     """``v2.Identity`` and `torch.nn.Identity`."""
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """Any image."""
         return spec
 
@@ -96,7 +96,7 @@ class Identity(PILToTensor):
 class ConvertImageDtype(Step):
     """``v1.ConvertImageDtype``."""
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """Tensors."""
         if spec.kind == "pil":
             return _NOT_PIL
@@ -129,7 +129,7 @@ class ConvertImageDtypeV2(ConvertImageDtype):
         """The dtype to convert to; None for none."""
         return self.t.dtype
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """Any image."""
         dtype = self.dtype(spec)
         if isinstance(dtype, str):
@@ -173,7 +173,9 @@ class ToDtype(ConvertImageDtypeV2):
 class Normalize(Step):
     """``Normalize`` of both generations, in place in the output buffer."""
 
-    def infer(self, spec: Spec) -> Spec | str:
+    images = "lost"
+
+    def accept(self, spec: Spec) -> Spec | str:
         """Tensors of floats, with a mean and std for each channel or one for all."""
         if spec.kind == "pil":
             return _NOT_PIL
@@ -189,8 +191,9 @@ class Normalize(Step):
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Subtract and divide."""
         mean, std = self._operands(batch.spec)
-        batch = batch.compute(Arithmetic("sub_", mean), batch.spec)
-        return batch.compute(Arithmetic("div_", std), batch.spec)
+        spec = self.infer(batch.spec)
+        assert isinstance(spec, Spec)
+        return batch.compute(Arithmetic("sub_", mean), spec).compute(Arithmetic("div_", std), spec)
 
     def _operands(self, spec: Spec) -> list[torch.Tensor]:
         given = (torch.as_tensor(values, dtype=spec.dtype, device="cpu") for values in (self.t.mean, self.t.std))

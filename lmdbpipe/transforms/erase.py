@@ -39,7 +39,7 @@ class RandomErasing(Step):
     words = 3 + 4 * ATTEMPTS
     draws = True
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """Tensors, and values that fit the channels."""
         if spec.kind == "pil":
             return "PIL images are left to torchvision"

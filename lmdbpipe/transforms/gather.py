@@ -39,9 +39,10 @@ class _Scratch(threading.local):
             buffer = self._buffers[name] = np.empty(size, np.uint8)
         return buffer[:size]
 
-    def frames(self, count: int, shape: tuple[int, ...], dtype: np.dtype[Any], fill: NDArray[Any]) -> NDArray[Any]:
-        """Frames [count, *shape] whose border holds ``fill``, since only the inside of such frames is ever written."""
-        key = (shape, dtype, fill.tobytes())
+    def frames(self, count: int, shape: tuple[int, ...], fill: NDArray[Any], inside: Any) -> NDArray[Any]:
+        """Frames [count, *shape] whose border holds ``fill``, since only the same inside is written as long as they last."""
+        dtype = fill.dtype
+        key = (shape, dtype, fill.tobytes(), inside)
         if self._frames[0] != key or len(self._frames[1]) < count:
             frames = np.empty((count, *shape), dtype)
             frames[:] = fill
@@ -221,7 +222,7 @@ def _framed(store: _Store, windows: Windows, out: Tensor) -> None:
     reaches = (-windows.top.min(), -left.min(), windows.top.max() + height - tall, left.max() + width - wide)
     above, before, below, after = (-(-max(0, int(reach)) // 4) * 4 for reach in reaches)
     fill = np.array(windows.fill, array.dtype)[:, None, None]
-    frames = _SCRATCH.frames(count, (channels, tall + above + below, wide + before + after), array.dtype, fill)
+    frames = _SCRATCH.frames(count, (channels, tall + above + below, wide + before + after), fill, (above, before))
     whole = _SCRATCH.take("whole", count * channels * tall * wide * array.itemsize)
     if len(whole):
         gather_bytes(store.memory, offsets, len(whole) // count, torch.from_numpy(whole))

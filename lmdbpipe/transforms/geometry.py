@@ -40,7 +40,7 @@ class HorizontalFlip(Step):
     draws = True
     vertical = False
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """Any image."""
         return spec
 
@@ -70,7 +70,7 @@ class VerticalFlip(HorizontalFlip):
 class CenterCrop(Step):
     """``CenterCrop``; images smaller than the crop get a border of zeros."""
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """Modes that PIL pads plainly; whether an image needs it is not known yet."""
         if spec.kind == "pil" and spec.mode not in _FILLABLE:
             return f"PIL pads mode {spec.mode} in its own way"
@@ -96,7 +96,7 @@ class CenterCrop(Step):
 class Pad(Step):
     """``Pad`` in every mode."""
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """Fills that the pixels can hold, and no negative padding."""
         sides = _sides(self.t.padding)
         if sides is None or min(sides) < 0:
@@ -121,7 +121,7 @@ class RandomCrop(Step):
     words = 2
     draws = True
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """As `Pad` where it pads; any image where it does not."""
         if self.t.padding is None and not self.t.pad_if_needed:
             return spec

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
@@ -337,7 +338,9 @@ def _collect(leaves: list[_Leaf], count: int, device: torch.device | None) -> Te
         if isinstance(result, Batch):
             if device is not None and result.spec.kind == "tensor":
                 result = result.to(device)
-            result = result.pixels() if result.spec.kind == "tensor" else result.samples()
+            image, result = result.spec.image, result.results()
+            if image and len(leaves) > 1:
+                result = [tv_tensors.Image(one) for one in result]
         done.append((leaf.places, result))
     if len(done) == 1 and isinstance(done[0][1], Tensor):
         return done[0][1]

@@ -24,7 +24,7 @@ class Opaque(Step):
         super().__init__(transform)
         self.reason = reason
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """Never batched."""
         return self.reason
 

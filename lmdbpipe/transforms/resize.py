@@ -40,7 +40,7 @@ class Resize(Step):
 
     version = 1
 
-    def infer(self, spec: Spec) -> Spec | str:
+    def accept(self, spec: Spec) -> Spec | str:
         """PIL images of modes that PIL resizes; tensors one at a time."""
         if spec.kind == "pil" and spec.mode not in _MODES:
             return f"PIL resizes mode {spec.mode} in its own way"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,7 +79,7 @@ def spec_of(value: Any) -> Spec:
 class Step:
     """One torchvision transform in batched form.
 
-    A subclass overrides `infer` and `apply`; and where it draws, `words`, `decode` and `draw`. Attributes of the
+    A subclass overrides `accept` and `apply`; and where it draws, `words`, `decode` and `draw`. Attributes of the
     transform are read when they are needed, so that changing one (``crop.padding = 2``) takes effect.
 
     Args:
@@ -91,6 +91,8 @@ class Step:
     draws = False
     """Whether torchvision's own class takes random numbers."""
 
+    images = "sometimes lost"
+    """What becomes of an `Image` where this is a class of version 1: ``"kept"``, ``"lost"`` or ``"sometimes lost"``."""
     exact = True
     """Whether resizing must be PIL's; set by `lower`."""
 
@@ -102,6 +104,14 @@ class Step:
 
     def infer(self, spec: Spec) -> Spec | str:
         """Say what comes out for what comes in, or in words why it is not batched."""
+        if spec.image and self.images != "kept" and type(self.t).__module__ == "torchvision.transforms.transforms":
+            if self.images == "sometimes lost":
+                return "version 1 makes plain tensors of some of v2's Images here, and others not"
+            spec = replace(spec, image=False)
+        return self.accept(spec)
+
+    def accept(self, spec: Spec) -> Spec | str:
+        """As `infer`, without regard to what version 1 makes of `torchvision.tv_tensors.Image`."""
         raise NotImplementedError
 
     def fixed(self, spec: Spec, size: Size) -> int | None:

@@ -73,7 +73,7 @@ class Windows:
         return replace(
             self,
             rows=self.rows[picks],
-            size=self.size if isinstance(self.size, tuple) else self.size[picks],
+            size=self.size if isinstance(self.size, tuple) else join(self.size[picks, 0], self.size[picks, 1]),
             top=self.top[picks],
             left=self.left[picks],
             hflip=None if self.hflip is None else self.hflip[picks],

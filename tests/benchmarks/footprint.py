@@ -1,0 +1,97 @@
+"""Time to the first batch, and whether memory grows with the dataset: both in processes of their own."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from .contender import Contender, Job, Unsupported
+from .data import Images, Source
+from .probe import Request
+from .rows import Measure, Row
+from .setting import Setting
+from .workloads import Data
+
+log = logging.getLogger(__name__)
+
+_GROWTH = ("lmdbpipe", "memmap copy", "torchlmdb")  # who is built a second time, ten times as long
+_MEMORY_REPEATS = 3
+
+
+class Footprint:
+    """Measures of one dataset that is built already."""
+
+    def __init__(self, setting: Setting, data: Data) -> None:
+        self.data = data
+        self.plan = setting.plan
+        self.contenders = setting.contenders
+        self.work = setting.work
+        self.table = setting.table
+        self.prober = setting.prober
+        self.job = Job(batch_size=data.batch_size, buffer_size=setting.plan.buffer_size)
+
+    def first_batch(self, source: Source, folders: dict[str, Path]) -> None:
+        """Milliseconds to the first batch, imports excluded, warm."""
+        title = f"{self.data.title}, time to the first batch"
+        for contender in self.contenders:
+            if contender.name in folders:
+                seconds = self._ask("first-batch", title, contender, (source, folders[contender.name]))
+                self._add(self._measure("first-batch", title, "ms"), contender, [1e3 * value for value in seconds])
+
+    def memory(self, source: Images, folders: dict[str, Path]) -> None:
+        """MiB of own memory while streaming, and the same over a longer dataset for some."""
+        times = self.plan.memory_growth
+        title, longer = f"{self.data.title}, memory of a stream", f"{self.data.title}, memory, {times} times the images"
+        long_source = Images(source.path, times * len(source))
+        for contender in self.contenders:
+            if contender.name not in folders:
+                continue
+            short = self._ask("memory", title, contender, (source, folders[contender.name]))
+            self._add(self._measure("memory", title, "MiB"), contender, [value / 2**20 for value in short])
+            if contender.name not in _GROWTH or not short:
+                continue
+            log.info("building %d times as many with %s", times, contender.name)
+            folder = self.work / f"{self.data.key}-long" / contender.folder.replace(" ", "-")
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            try:
+                contender.build(long_source, folder)
+                long = self._ask("memory", longer, contender, (long_source, folder))
+            except Exception as error:
+                self.table.failed.append((longer, contender.name, f"{type(error).__name__}: {error}"))
+                continue
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            self._add(self._measure("memory-long", longer, "MiB"), contender, [value / 2**20 for value in long])
+            if len(long) == len(short):
+                growth = [after / max(before, 1.0) for after, before in zip(long, short, strict=True)]
+                self._add(self._measure("memory-growth", f"{longer}, growth", "times"), contender, growth)
+
+    def _ask(
+        self, what: Literal["first-batch", "memory"], title: str, contender: Contender, built: tuple[Source, Path]
+    ) -> list[float]:
+        log.info("measuring %s of %s", title, contender.name)
+        request = Request(
+            what=what,
+            contender=contender.name,
+            source=built[0],
+            folder=built[1],
+            job=self.job,
+            repeats=_MEMORY_REPEATS if what == "memory" else self.plan.first_batch_repeats,
+        )
+        try:
+            return self.prober.ask(request)
+        except Unsupported as refusal:
+            self.table.refused.append((title, contender.name, str(refusal)))
+        except Exception as error:
+            self.table.failed.append((title, contender.name, str(error)))
+        return []
+
+    def _measure(self, name: str, title: str, unit: str) -> Measure:
+        return Measure(f"{self.data.key}/{name}", title, unit, "torchlmdb", higher_is_better=False)
+
+    def _add(self, measure: Measure, contender: Contender, values: list[float]) -> None:
+        if values:
+            self.table.rows.append(Row(measure, contender.name, contender.kind, values))

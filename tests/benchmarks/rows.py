@@ -1,0 +1,63 @@
+"""What was measured, in memory: rows of one table, and who refused, failed or was missing."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+
+from .contender import Kind
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a figure says; rows with the same measure are compared with each other."""
+
+    key: str
+    title: str
+    unit: str
+    baseline: str
+    """The contender that ratios are to."""
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of one contender, a value a round."""
+
+    measure: Measure
+    contender: str
+    kind: Kind
+    values: list[float]
+
+    @property
+    def median(self) -> float:
+        """The figure."""
+        return statistics.median(self.values)
+
+    def ratio(self, other: Row) -> float:
+        """How many times ``other``: the median over rounds where both have as many, since those lay side by side."""
+        if len(self.values) == len(other.values) and self.measure == other.measure:
+            return statistics.median(mine / its for mine, its in zip(self.values, other.values, strict=True))
+        return self.median / other.median
+
+
+@dataclass
+class Table:
+    """All rows of a run; lists of (title, contender, reason) beside it."""
+
+    rows: list[Row] = field(default_factory=list)
+    refused: list[tuple[str, str, str]] = field(default_factory=list)
+    failed: list[tuple[str, str, str]] = field(default_factory=list)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def find(self, key: str, contender: str) -> Row | None:
+        """The row of a contender in a measure, if it has one."""
+        return next((row for row in self.rows if (row.measure.key, row.contender) == (key, contender)), None)
+
+    def measures(self) -> list[list[Row]]:
+        """Rows grouped by measure, in the order measured, each group in the order of contenders."""
+        groups: dict[str, list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault(row.measure.key, []).append(row)
+        return list(groups.values())

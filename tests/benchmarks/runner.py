@@ -1,0 +1,189 @@
+"""Measures: builds every dataset with every contender, checks what they give, then lets them take turns.
+
+In each round every contender of a case has one turn, in an order that moves on by one from round to round, so that a
+machine that gets slower or faster in between does so for all. A turn is whole epochs. A contender that breaks is
+reported as failed, and the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .check import Expected, check_get, check_plain, check_transformed
+from .contender import Contender, Epochs, Job, Reader, Unsupported
+from .data import Source
+from .machine import deadline, disk_usage, settle
+from .rows import Measure, Row
+from .setting import Setting
+from .workloads import Case, Data
+
+log = logging.getLogger(__name__)
+
+_BUILD_LIMITS = 4  # a build may take this many times as long as a turn
+
+
+@dataclass
+class _Entrant:
+    """A contender that passed the check of a case, and its turns: (images, seconds, seconds to the first batch)."""
+
+    contender: Contender
+    epochs: Epochs
+    turns: list[tuple[int, float, float]]
+
+
+class Runner:
+    """Builds datasets, and measures cases over them."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.plan = setting.plan
+        self.contenders = setting.contenders
+        self.work = setting.work
+        self.table = setting.table
+        self.start_method = multiprocessing.get_start_method()
+
+    def build(self, data: Data, source: Source) -> dict[str, Path]:
+        """Build one dataset with every contender; the folders of those that could, by contender."""
+        folders: dict[str, Path] = {}
+        built: dict[str, Path] = {}
+        for contender in self.contenders:
+            folder = self.work / data.key / contender.folder.replace(" ", "-")
+            if contender.folder in built:
+                folders[contender.name] = built[contender.folder]
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            log.info("building %s with %s", data.title, contender.name)
+            title = f"{data.title}, build"
+            with self._surviving(contender, title), deadline(_BUILD_LIMITS * self.plan.limit_seconds):
+                start = time.perf_counter()
+                contender.build(source, folder)
+                seconds = time.perf_counter() - start
+                folders[contender.name] = built[contender.folder] = folder
+                baseline = "torchlmdb" if source.shape else "torchvision"
+                took = Measure(f"{data.key}/build", title, "s", baseline, higher_is_better=False)
+                self._add(took, contender, [seconds])
+                size = Measure(f"{data.key}/size", f"{data.title}, on disk", "MiB", baseline, higher_is_better=False)
+                self._add(size, contender, [disk_usage(folder) / 2**20])
+        return folders
+
+    def measure(self, data: Data, source: Source, folders: dict[str, Path], cases: Sequence[Case]) -> None:
+        """Run the cases of one dataset."""
+        readers: dict[str, Reader] = {}
+        opening = f"{data.title}, open"
+        for contender in self.contenders:
+            if contender.name in folders:
+                with self._surviving(contender, opening), deadline(self.plan.limit_seconds):
+                    readers[contender.name] = contender.open(source, folders[contender.name])
+        for case in cases:
+            log.info("measuring %s, %s", data.title, case.title)
+            self._case(case, data, source, readers)
+        for reader in readers.values():
+            reader.close()
+
+    def _case(self, case: Case, data: Data, source: Source, readers: dict[str, Reader]) -> None:
+        title = f"{data.title}, {case.title}"
+        transform = None if case.transform is None else case.transform(data.side)
+        expected = Expected(source, transform)
+        job = Job(
+            batch_size=data.batch_size,
+            transform=transform,
+            buffer_size=self.plan.buffer_size,
+            threads=case.threads,
+            workers=case.workers,
+        )
+        entrants = []
+        for contender in self.contenders:
+            if contender.name not in readers:
+                continue
+            with self._surviving(contender, title), deadline(self.plan.limit_seconds):
+                epochs = _begin(case, readers[contender.name], job, expected)
+                entrants.append(_Entrant(contender, epochs, []))
+        for number in range(self.plan.rounds):
+            first = number % max(1, len(entrants))
+            for entrant in [*entrants[first:], *entrants[:first]]:
+                alive = False
+                with self._surviving(entrant.contender, title), deadline(self.plan.limit_seconds):
+                    entrant.turns.append(_turn(entrant.epochs, len(source), self.plan.turn_seconds))
+                    alive = True
+                if not alive:
+                    entrants.remove(entrant)
+        for entrant in entrants:
+            rates = [images / seconds for images, seconds, _ in entrant.turns]
+            self._add(Measure(case.key, title, "images/s", case.baseline), entrant.contender, rates)
+            if case.workers:
+                steady = [_steady(turn, data.batch_size, len(source)) for turn in entrant.turns]
+                longer = Measure(f"{case.key}-steady", f"{title}, after the first batch", "images/s", case.baseline)
+                self._add(longer, entrant.contender, steady)
+
+    def _add(self, measure: Measure, contender: Contender, values: list[float]) -> None:
+        self.table.rows.append(Row(measure, contender.name, contender.kind, values))
+
+    @contextmanager
+    def _surviving(self, contender: Contender, title: str) -> Iterator[None]:
+        """Note what a contender refuses or breaks at, and go on; undo what it did to the whole process."""
+        settle()
+        before = set(multiprocessing.active_children())
+        try:
+            yield
+        except Unsupported as refusal:
+            self.table.refused.append((title, contender.name, str(refusal)))
+        except Exception as error:
+            log.info("%s failed: %s", contender.name, error, exc_info=True)
+            lines = f"{type(error).__name__}: {error}".strip().splitlines()
+            self.table.failed.append((title, contender.name, lines[0]))
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+        finally:
+            if multiprocessing.get_start_method() != self.start_method:
+                log.info("%s had changed the start method of all processes", contender.name)
+                multiprocessing.set_start_method(self.start_method, force=True)
+
+
+def _begin(case: Case, reader: Reader, job: Job, expected: Expected) -> Epochs:
+    """The epochs of a case, after one of them was checked (which also warms caches and compilers)."""
+    if case.mode == "get":
+        indices = np.random.default_rng(0).permutation(len(expected.source)).tolist()
+        epochs = reader.get(indices)
+        check_get(epochs, expected, indices)
+        return epochs
+    start: Callable[[Job], Epochs] = getattr(reader, case.mode)
+    epochs = start(job)
+    if job.transform is not None:
+        check_transformed(epochs, expected)
+    else:
+        check_plain(epochs, expected, ordered=case.mode in ("sequential", "carry"))
+    return epochs
+
+
+def _turn(epochs: Epochs, length: int, least_seconds: float) -> tuple[int, float, float]:
+    """Whole epochs for at least so long: images, seconds, and seconds until first batches, all added up."""
+    settle()
+    images, seconds, to_first = 0, 0.0, 0.0
+    while not images or seconds < least_seconds:
+        start = time.perf_counter()
+        iterator = iter(epochs)
+        batch = next(iterator)
+        first = time.perf_counter()
+        for batch in iterator:  # noqa: B007 - as a training loop, hold one batch until the next is there
+            pass
+        seconds += time.perf_counter() - start
+        to_first += first - start
+        images += length
+        del batch
+    return images, seconds, to_first
+
+
+def _steady(turn: tuple[int, float, float], batch_size: int, length: int) -> float:
+    """Images/s without the first batches and the time until they came."""
+    images, seconds, to_first = turn
+    epochs = images // length
+    return (images - epochs * min(batch_size, length)) / max(seconds - to_first, 1e-9)

@@ -1,0 +1,51 @@
+"""Data that tests of several parts share."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def _unpack(name: str, folder: Path) -> Path:
+    """Unpack an archive that holds one folder, and give that folder; skip, but fail in CI, where there is none."""
+    archive = _DATA / name
+    if not archive.is_file():
+        message = f"{archive} is not there"
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    (root,) = folder.iterdir()
+    return root
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs of many sizes: the root of an ImageFolder."""
+    return _unpack("photos.tar", tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 10,000 test images of CIFAR-10, 32×32 pixels: the root of an ImageFolder."""
+    return _unpack("cifar10-test.tar.gz", tmp_path_factory.mktemp("cifar"))
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of an ImageFolder of three classes with four PNG images each, of 12×10 pixels."""
+    root = tmp_path_factory.mktemp("image_folder")
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        folder = root / f"class{number % 3}"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(256, size=(10, 12, 3), dtype=np.uint8)).save(folder / f"{number:02}.png")
+    return root

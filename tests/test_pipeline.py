@@ -1,0 +1,150 @@
+"""Batches with transforms: what is drawn depends on the sample alone, and forms are decided by structure."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms as v1
+
+from lmdbpipe.build import build
+from lmdbpipe.errors import TransformError
+from lmdbpipe.pipeline import Pipeline
+from lmdbpipe.reader import FixedSteps, fixed_steps
+from lmdbpipe.records import Records
+
+
+def noise(*sizes: tuple[int, int]) -> list[tuple[Image.Image, int]]:
+    """Images of noise of some (width, height), numbered."""
+    generator = np.random.default_rng(0)
+    return [
+        (Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8)), number)
+        for number, (width, height) in enumerate(sizes)
+    ]
+
+
+def jitter(image: Image.Image) -> torch.Tensor:
+    """A function that draws from all three generators."""
+    return v1.ToTensor()(image) + torch.rand(1) + random.random() + np.random.rand()
+
+
+def noisy_label(label: int) -> float:
+    """A target transform that draws."""
+    return label + random.random()
+
+
+@pytest.fixture
+def equal_sizes(tmp_path: Path) -> Records:
+    """Forty images of one size."""
+    build(noise(*[(12, 12)] * 40), tmp_path / "equal.lmdb", progress=False)
+    return Records([tmp_path / "equal.lmdb"])
+
+
+@pytest.fixture
+def varying_sizes(tmp_path: Path) -> Records:
+    """Twelve images, all but three of one size."""
+    build(noise(*[(20, 20)] * 9, (30, 20), (20, 30), (60, 60)), tmp_path / "varying.lmdb", progress=False)
+    return Records([tmp_path / "varying.lmdb"])
+
+
+def pipeline(records: Records, transform: Any, target: Any = None, **options: Any) -> Pipeline:
+    """A pipeline with a transform at the input, and one at the target."""
+    return Pipeline(records, fixed_steps(records, transform, target, None), **options)
+
+
+AUGMENT = v1.Compose([v1.RandomCrop(8), v1.RandomHorizontalFlip(), v1.ToTensor()])
+
+
+@pytest.mark.parametrize("transform", [AUGMENT, jitter, v1.Compose([v1.RandomCrop(8), jitter, v1.RandomErasing(1)])])
+@pytest.mark.parametrize("lower", [True, False])
+def test_draws_depend_on_the_sample_alone(transform: Any, lower: bool, equal_sizes: Records) -> None:
+    """Neither the batch nor its order matter, nor the state of the global generators, which is left as it was."""
+    records = equal_sizes
+    read = pipeline(records, transform, noisy_label, lower=lower).batch
+    images, labels = read(range(40), 7, 2)
+    state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    order = np.random.default_rng(1).permutation(40)
+    parts = [read(order[start : start + 16], 7, 2) for start in range(0, 40, 16)]
+    assert torch.equal(torch.cat([part[0] for part in parts]), images[torch.from_numpy(order)])
+    assert torch.equal(torch.cat([part[1] for part in parts]), labels[torch.from_numpy(order)])
+    assert (torch.equal(state[0], torch.get_rng_state()), random.getstate()) == (True, state[1])
+    assert state[2] == np.random.get_state()[1].tolist()
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_seed_and_epoch_change_the_draws(lower: bool, equal_sizes: Records) -> None:
+    """(1, 0) and (0, 1) have nothing in common, and a sample's draw is not its neighbour's."""
+    read = pipeline(equal_sizes, AUGMENT, lower=lower).batch
+    batches = [read(range(40), *key)[0] for key in ((1, 0), (0, 1), (1, 1))]
+    assert not any(torch.equal(one, other) for one, other in zip(batches, batches[1:], strict=False))
+
+
+def test_lowered_and_single_samples_agree_where_nothing_is_drawn(equal_sizes: Records) -> None:
+    """A deterministic transform gives the same bits with and without lowering, and with a collate function."""
+    transform = v1.Compose([v1.CenterCrop(8), v1.ToTensor(), v1.Normalize((0.5,) * 3, (0.2,) * 3)])
+    lowered, plain = (pipeline(equal_sizes, transform, lower=lower).batch(range(40), 0, 0) for lower in (True, False))
+    collate = torch.utils.data.default_collate
+    collated = pipeline(equal_sizes, transform, collate_fn=collate).batch(range(40), 0, 0)
+    assert torch.equal(lowered[0], plain[0])
+    assert torch.equal(lowered[0], collated[0])
+    assert torch.equal(lowered[1], collated[1])
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_a_leaf_whose_sizes_vary_is_a_list(lower: bool, varying_sizes: Records) -> None:
+    """Even a batch of equal images, if their sizes differ elsewhere; with a transform that keeps sizes or without."""
+    for transform in (None, v1.ToTensor()):
+        images, labels = pipeline(varying_sizes, transform, lower=lower).batch(range(4), 0, 0)
+        assert isinstance(images, list)
+        assert [tuple(image.shape) for image in images] == [(3, 20, 20)] * 4
+        assert labels.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize(
+    "transform", [v1.RandomResizedCrop(8), v1.Compose([v1.RandomCrop(8), v1.ToTensor()]), lambda image: jitter(image.resize((8, 8)))]
+)
+def test_a_leaf_made_equal_by_its_transform_is_a_tensor(lower: bool, transform: Any, varying_sizes: Records) -> None:
+    """Whatever the transform is: PIL images that it gives count as the tensors that PILToTensor makes of them."""
+    images, _ = pipeline(varying_sizes, transform, lower=lower).batch(np.array([11, 0, 9, 10]), 0, 0)
+    assert isinstance(images, torch.Tensor)
+    assert images.shape == (4, 3, 8, 8)
+
+
+def test_a_transform_that_seemed_to_make_sizes_equal(equal_sizes: Records) -> None:
+    """If sizes differ where they cannot be expected to, the error says so and what to do."""
+    sizes = iter(range(1, 100))
+    with pytest.raises(TransformError, match="collate_fn"):
+        pipeline(equal_sizes, lambda image: torch.zeros(next(sizes))).batch(range(2), 0, 0)
+
+
+def test_several_files_make_one_batch(tmp_path: Path) -> None:
+    """A batch may span files, of different layouts and sizes of chunks."""
+    for number, options in enumerate(({}, {"rounds": 2})):
+        build(noise(*[(12, 12)] * 10), tmp_path / f"{number}.lmdb", progress=False, **options)  # type: ignore[arg-type]
+    records = Records([tmp_path / "0.lmdb", tmp_path / "1.lmdb"])
+    images, labels = pipeline(records, AUGMENT).batch(np.array([29, 3, 10, 12]), 0, 0)
+    assert labels.tolist() == [9, 3, 0, 2]
+    alone = [pipeline(records, AUGMENT).batch(np.array([index]), 0, 0)[0] for index in (29, 3, 10, 12)]
+    assert torch.equal(images, torch.cat(alone))
+
+
+def test_pipelines_pickle(equal_sizes: Records) -> None:
+    """A copy in another process draws the same."""
+    original = pipeline(equal_sizes, AUGMENT)
+    expected = original.batch(range(5), 1, 2)[0]
+    assert torch.equal(pickle.loads(pickle.dumps(original)).batch(range(5), 1, 2)[0], expected)
+
+
+def test_a_changed_transform_is_lowered_anew(equal_sizes: Records) -> None:
+    """Replacing the transform acts on the next batch."""
+    read = pipeline(equal_sizes, v1.ToTensor())
+    assert read.batch(range(2), 0, 0)[0].dtype == torch.float32
+    read.steps_for = FixedSteps(fixed_steps(equal_sizes, v1.PILToTensor(), None, None).steps)
+    assert read.batch(range(2), 0, 0)[0].dtype == torch.uint8

@@ -1,0 +1,103 @@
+"""Tensors travel from workers through reused slots, and arrive as if nothing were special about them."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from lmdbpipe import ring
+
+
+def tensors(number: int) -> list[torch.Tensor]:
+    """Tensors that differ in size, dtype and order of axes, large and small."""
+    torch.manual_seed(number)
+    return [
+        torch.randint(0, 255, (64, 3, 32, 32), dtype=torch.uint8),
+        torch.rand(40_000 + number),
+        torch.rand(16, 64, 65).permute(2, 0, 1),
+        torch.rand(300, 300)[::2],
+        torch.rand(100, 1).expand(100, 700),
+        torch.arange(number),
+        torch.rand(200, 200).to(torch.bfloat16),
+        torch.tensor(1.5),
+        torch.rand(200, 200) > 0.5,
+    ]
+
+
+class Source(IterableDataset[Any]):
+    """Batches that a worker shares; `extra` says in how many different forms."""
+
+    def __iter__(self) -> Iterator[Any]:
+        info = torch.utils.data.get_worker_info()
+        assert info is not None
+        for number in range(info.id, 12, info.num_workers):
+            yield ring.share({"list": tensors(number), "tuple": (number, "text", torch.ones(70_000) * number)})
+
+
+@pytest.mark.parametrize(
+    ("method", "persistent", "prefetch"), [("fork", False, 2), ("fork", True, 12), ("spawn", True, 2)]
+)
+def test_what_arrives_is_what_was_sent(method: str, persistent: bool, prefetch: int) -> None:
+    """Values, dtypes, shapes and types are the same, held or not, over several passes, however much is prefetched."""
+    loader = DataLoader(
+        Source(),
+        batch_size=None,
+        num_workers=2,
+        multiprocessing_context=method,
+        persistent_workers=persistent,
+        prefetch_factor=prefetch,
+    )
+    for _ in range(2):
+        held = list(loader)
+        assert len(held) == 12
+        for number, batch in enumerate(held):
+            assert batch["tuple"][0] == number
+            assert torch.equal(batch["tuple"][2], torch.ones(70_000) * number)
+            for expected, actual in zip(tensors(number), batch["list"], strict=True):
+                assert type(actual) is torch.Tensor
+                assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+                assert torch.equal(actual, expected)
+                actual.zero_()  # it is the caller's own
+
+
+def test_an_abandoned_pass_does_no_harm() -> None:
+    """Batches that nobody takes keep their slots from nobody else, in this pass and the next."""
+    loader = DataLoader(
+        Source(), batch_size=None, num_workers=2, persistent_workers=True, multiprocessing_context="fork"
+    )
+    for _ in range(3):
+        assert next(iter(loader))["tuple"][0] == 0
+    assert [batch["tuple"][0] for batch in loader] == list(range(12))
+
+
+def test_slots_are_few_and_used_again() -> None:
+    """However many tensors travel one after the other, a ring has one slot for them; at most eight for any number."""
+    marked = torch.rand(100_000).as_subclass(ring.SharedTensor)
+    size = 1 << (marked.nbytes - 1).bit_length()
+    for _ in range(20):
+        rebuild, arguments = ring._reduce(marked)
+        assert torch.equal(rebuild(*arguments), marked)
+    assert len(ring._rings[size].slots) == 1
+    sent = [ring._reduce(marked) for _ in range(20)]
+    assert len(ring._rings[size].slots) == 8
+    assert [rebuild is ring._rebuild for rebuild, _ in sent] == [True] * 8 + [False] * 12
+    for rebuild, arguments in sent[:8]:
+        assert torch.equal(rebuild(*arguments), marked)
+    ring._rings.clear()
+    ring._received.clear()
+
+
+def test_outside_of_workers_nothing_changes() -> None:
+    """A batch is handed on as it is; and a marked tensor can be pickled, copied and used like any other."""
+    batch = [torch.rand(100_000)]
+    assert ring.share(batch) is batch
+    marked = batch[0].as_subclass(ring.SharedTensor)
+    for twin in (pickle.loads(pickle.dumps(marked)), copy.deepcopy(marked), marked + 0, marked[:]):
+        assert torch.equal(twin, batch[0])
+    assert type(marked + 0) is torch.Tensor

@@ -1,0 +1,86 @@
+"""Every row of the table against torchvision itself, with the draws replayed: the same bits, the same generators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from torchvision.transforms import v2
+from torchvision.transforms import transforms as v1
+
+from lmdbpipe.transforms.table import TABLE
+from tests.transforms.examples import EXAMPLES, MEAN, STD
+from tests.transforms.helpers import MODE_NAMES, assert_like_torchvision, make_images
+
+Wrap = Callable[[Any], Any]
+
+
+def _opaque(value: Any) -> Any:
+    """A user's own step, which draws."""
+    torch.rand(2)
+    return value
+
+
+WRAPS: dict[str, Wrap] = {
+    "alone": lambda t: t,
+    "v1, then to tensor": lambda t: v1.Compose([t, v1.ToTensor()]),
+    "v1, to bytes first": lambda t: v1.Compose([v1.PILToTensor(), t]),
+    "v1, to floats first": lambda t: v1.Compose([v1.ToTensor(), t, v1.RandomVerticalFlip()]),
+    "v2, to image first": lambda t: v2.Compose([v2.ToImage(), t, v2.ToDtype(torch.float32, scale=True)]),
+    "v2, to floats first": lambda t: v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), t]),
+    "v2, pure": lambda t: v2.Compose([torch.nn.Sequential(v2.ToImage(), v2.ToPureTensor()), t]),
+    "after flips and crops": lambda t: v1.Compose(
+        [v1.RandomHorizontalFlip(), v1.RandomVerticalFlip(), v1.RandomCrop(9, padding=1), t, v1.RandomHorizontalFlip()]
+    ),
+    "opaque between": lambda t: v1.Compose([v1.RandomHorizontalFlip(), _opaque, t, v1.RandomHorizontalFlip()]),
+    "opaque after": lambda t: v1.Compose([v1.CenterCrop(10), t, _opaque, v1.RandomVerticalFlip()]),
+    "before normalising": lambda t: v1.Compose([t, v1.ToTensor(), v1.Normalize(MEAN, STD)]),
+}
+CASES = [
+    pytest.param(make, id=f"{cls.__module__.split('.')[2]}.{cls.__name__}-{number}")
+    for cls in TABLE
+    for number, make in enumerate(EXAMPLES.get(cls, ()))
+]
+SIZES = st.one_of(
+    st.tuples(st.integers(5, 14), st.integers(5, 14)).flatmap(
+        lambda size: st.lists(st.just(size), min_size=1, max_size=5)
+    ),
+    st.lists(st.tuples(st.integers(5, 14), st.integers(5, 14)), min_size=1, max_size=4),
+)
+
+
+def test_every_row_has_examples() -> None:
+    """A row of the table cannot be without examples."""
+    assert sorted(cls.__qualname__ for cls in TABLE if not EXAMPLES.get(cls)) == []
+
+
+@pytest.mark.parametrize("make", CASES)
+def test_rgb_everywhere(make: Callable[[], Any]) -> None:
+    """An RGB batch, dense and ragged, in both layouts, in every surrounding, has torchvision's bits."""
+    dense = make_images("RGB", [(11, 12)] * 6, 1)
+    ragged = make_images("RGB", [(11, 12), (10, 14), (16, 11), (11, 12)], 2)
+    for number, wrap in enumerate(WRAPS.values()):
+        transform = wrap(make())
+        assert_like_torchvision(transform, dense, "HWC" if number % 2 else "CHW", 3)
+        assert_like_torchvision(transform, ragged, "CHW" if number % 2 else "HWC", 4)
+
+
+@pytest.mark.parametrize("make", CASES)
+@settings(deadline=None, max_examples=5, suppress_health_check=list(HealthCheck))
+@given(
+    mode=st.sampled_from(MODE_NAMES),
+    sizes=SIZES,
+    layout=st.sampled_from(["HWC", "CHW"]),
+    name=st.sampled_from(sorted(WRAPS)),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(mode="L", sizes=[(7, 9)] * 3, layout="HWC", name="alone", seed=0)
+def test_any_image(
+    make: Callable[[], Any], mode: str, sizes: list[tuple[int, int]], layout: str, name: str, seed: int
+) -> None:
+    """Images of any mode and size have torchvision's bits, or raise where torchvision raises."""
+    assert_like_torchvision(WRAPS[name](make()), make_images(mode, sizes, seed), layout, seed)
