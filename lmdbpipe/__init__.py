@@ -6,6 +6,7 @@ from lmdbpipe.datapipes import LMDBReader, LMDBWriter
 from lmdbpipe.dataset import LMDBDataset
 from lmdbpipe.errors import LMDBPipeError
 from lmdbpipe.iterable import LMDBIterableDataset
+from lmdbpipe.states import merge_states
 
 __all__ = [
     "LMDBConfig",
@@ -16,4 +17,5 @@ __all__ = [
     "LMDBWriter",
     "LMDB_config",
     "build",
+    "merge_states",
 ]

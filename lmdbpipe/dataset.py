@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import operator
 import os
@@ -11,7 +12,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +63,13 @@ class LMDBDataset(Dataset[Any]):
         DatabaseMismatchError: There is a file, of another source or with other transforms baked in.
         LMDBPipeError: As `lmdbpipe.build` raises.
     """
+
+    dataset: Any
+    records: Records
+    db_cfg: LMDBConfig
+    lower: bool
+    _wrapped: WrappedDataset | None
+    _overrides: dict[str, Transform | None]
 
     def __init__(
         self,
@@ -158,15 +166,15 @@ class LMDBDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: SupportsIndex) -> Any:
         position = self._position(index)
         steps = self._steps(position)
         return apply(steps, self.records.sample(position, touched(steps)))
 
-    def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
+    def __getitems__(self, indices: Sequence[SupportsIndex]) -> Sequence[Any]:
         """Fetch the samples of a batch; what torch's DataLoader calls.
 
-        The transform of images is applied to all at once, if there is no other. It draws from the global generators just
+        The transform of images is applied to all at once, if there is no other. It draws from the global generators
         what it would have drawn sample by sample, so a seed gives the same batches as the wrapped dataset.
         """
         positions = np.array([self._position(index) for index in indices], np.int64)
@@ -185,16 +193,18 @@ class LMDBDataset(Dataset[Any]):
         if not isinstance(schema.codecs[image], ImageCodec):
             return None
         images = self._pipeline(steps).lowered_images(image, chain, positions, ReplayDraws())
-        others = [leaf for leaf in range(len(schema.codecs)) if leaf != image]
+        leaves = range(len(schema.codecs))
         is_flat = schema.structure.kind == "tuple" and all(len(path) == 1 for path in schema.structure.paths)
-        if not is_flat or not isinstance(images, torch.Tensor) or not all(map(self._is_plain, others)):
-            leaves = [images if leaf == image else self.records.listed(leaf, positions) for leaf in range(len(others) + 1)]
-            return list(map(schema.structure.unflatten, zip(*leaves, strict=True)))
-        collated = [images if leaf == image else self.records.leaf_batch(leaf, positions) for leaf in range(len(others) + 1)]
-        columns = [
-            column.tolist() if leaf != image and isinstance(column, torch.Tensor) else column
-            for leaf, column in enumerate(collated)
-        ]
+        if (
+            not is_flat
+            or not isinstance(images, torch.Tensor)
+            or not all(self._is_plain(k) for k in leaves if k != image)
+        ):
+            listed = [images if leaf == image else self.records.listed(leaf, positions) for leaf in leaves]
+            return list(map(schema.structure.unflatten, zip(*listed, strict=True)))
+        collated = [images if leaf == image else self.records.leaf_batch(leaf, positions) for leaf in leaves]
+        numbers = [isinstance(column, torch.Tensor) and column is not images for column in collated]
+        columns = [column.tolist() if number else column for column, number in zip(collated, numbers, strict=True)]
         return FetchedBatch(columns, collated)
 
     def _is_plain(self, leaf: int) -> bool:
@@ -233,7 +243,7 @@ class LMDBDataset(Dataset[Any]):
     @property
     def access(self) -> str:
         """How chunks are looked up: ``get`` or ``cursor``."""
-        return self.db_cfg.access  # type: ignore[no-any-return]
+        return self.db_cfg.access
 
     @property
     def length(self) -> int:
@@ -271,8 +281,13 @@ class LMDBDataset(Dataset[Any]):
         values = self.records.values(self.records.leaf(leaf))
         if self._shuffle_seed is None:
             return values
-        positions = [self._position(index) for index in range(len(self))]
-        return [values[position] for position in positions] if isinstance(values, list) else values[positions]
+        length = self._round_length
+        starts = range(0, len(self), length)
+        orders = [physical_order(length, self._shuffle_seed, round_) for round_ in range(len(starts))]
+        positions = np.concatenate(
+            [start + order.inverse(np.arange(length)) for start, order in zip(starts, orders, strict=True)]
+        )
+        return [values[k] for k in positions.tolist()] if isinstance(values, list) else values[positions]
 
     def stream(self, **options: Any) -> LMDBIterableDataset:
         """Stream the file with this dataset's live transforms; takes `LMDBIterableDataset`'s options."""
@@ -300,25 +315,21 @@ class LMDBDataset(Dataset[Any]):
     @property
     def _round_length(self) -> int:
         manifest = self.records.databases[0].manifest
-        return manifest.length // manifest.provenance["rounds"]
+        return manifest.length // int(manifest.provenance["rounds"])
 
-    def _position(self, index: int) -> int:
+    def _position(self, index: SupportsIndex) -> int:
         """The physical position of a sample.
 
         Raises:
             OutOfRangeError: There is no such sample.
         """
-        length = len(self)
-        index = operator.index(index)
-        if not -length <= index < length:
-            raise OutOfRangeError(f"index {index} is out of range: the dataset has {length} samples")
-        index %= length
-        if self._shuffle_seed is None:
-            return index
-        round_, index = divmod(index, self._round_length)
-        return round_ * self._round_length + int(
-            physical_order(self._round_length, self._shuffle_seed, round_).inverse(index)
-        )
+        length, number = len(self), operator.index(index)
+        if not -length <= number < length:
+            raise OutOfRangeError(f"index {number} is out of range: the dataset has {length} samples")
+        round_, source = divmod(number % length, self._round_length)
+        if self._shuffle_seed is not None:
+            source = int(physical_order(self._round_length, self._shuffle_seed, round_).inverse(source))
+        return round_ * self._round_length + source
 
     def _source_index(self, position: int) -> int:
         round_, index = divmod(position, self._round_length)
@@ -327,7 +338,8 @@ class LMDBDataset(Dataset[Any]):
         return int(physical_order(self._round_length, self._shuffle_seed, round_).forward(index))
 
 
-class _StepsAt(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _StepsAt:
     """A dataset's live transforms, as a callable that pickles."""
 
     dataset: LMDBDataset
@@ -372,4 +384,3 @@ def _delete(records: Records, owner: int) -> None:
         records.close()
         with contextlib.suppress(OSError):
             records.databases[0].path.unlink()
-

@@ -22,7 +22,7 @@ from lmdbpipe.errors import ConfigError, StateError
 _SLOTS = 1025
 """One for a process that is no worker, and one for each of up to 1,024 workers."""
 _LOADER, _WORKERS, _EPOCH = range(3)
-_TOLD, _HAS_SEED, _SEED, _LOADED, _SIZE = range(5)
+_TOLD, _HAS_SEED, _SEED, _HAS_PASS_SEED, _PASS_SEED, _LOADED, _SIZE = range(7)
 _STATE_BYTES = 65536
 """Room for a state of about 3,000 ranges; one that speaks for all takes 300 bytes."""
 
@@ -40,7 +40,7 @@ class EpochCounter:
 
     def __init__(self) -> None:
         self._slots = torch.full((_SLOTS, 3), -1, dtype=torch.int64).share_memory_()
-        self._cells = torch.tensor([0, 0, 0, -1, 0], dtype=torch.int64).share_memory_()
+        self._cells = torch.tensor([0, 0, 0, 0, 0, -1, 0], dtype=torch.int64).share_memory_()
         self._state = torch.zeros(_STATE_BYTES, dtype=torch.uint8).share_memory_()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,6 +92,11 @@ class EpochCounter:
         """The seed of the last state that was loaded."""
         return int(self._cells[_SEED]) % 2**64 if int(self._cells[_HAS_SEED]) else None
 
+    @property
+    def pass_seed(self) -> int | None:
+        """The seed that the last pass was begun with, alone."""
+        return int(self._cells[_PASS_SEED]) % 2**64 if int(self._cells[_HAS_PASS_SEED]) else None
+
     def peek(self) -> int:
         """The epoch that the next pass will be."""
         return int(self._slots[:, _EPOCH].max()) + 1
@@ -101,8 +106,11 @@ class EpochCounter:
         begun = self._slots[self._slots[:, _WORKERS] >= 0]
         return int(begun[:, _EPOCH].max()) if len(begun) else None
 
-    def begin(self) -> int:
+    def begin(self, seed: int | None = None) -> int:
         """Begin a pass in this process, and give its epoch.
+
+        Args:
+            seed: A seed for this pass alone, which other processes may ask for.
 
         Raises:
             ConfigError: There are more workers than slots.
@@ -114,6 +122,8 @@ class EpochCounter:
         begun = slots[same_loader & (slots[:, _EPOCH] > own_epoch)]
         is_worker = process.workers > 0
         epoch = int(begun[:, _EPOCH].max()) if is_worker and len(begun) else int(slots[:, _EPOCH].max()) + 1
+        self._cells[_PASS_SEED] = _signed(seed or 0)
+        self._cells[_HAS_PASS_SEED] = int(seed is not None)
         self._write(process, epoch)
         return epoch
 
@@ -152,13 +162,18 @@ class EpochCounter:
         self._slots[:, _EPOCH] = epoch - 1
 
     def _keep_seed(self, seed: int) -> None:
-        self._cells[_SEED] = (seed + 2**63) % 2**64 - 2**63
+        self._cells[_SEED] = _signed(seed)
         self._cells[_HAS_SEED] = 1
 
     def _write(self, process: _Process, epoch: int) -> None:
         self._slots[process.slot, _LOADER] = process.loader  # before the epoch, which makes the slot count
         self._slots[process.slot, _WORKERS] = process.workers
         self._slots[process.slot, _EPOCH] = epoch
+
+
+def _signed(seed: int) -> int:
+    """A seed as int64 holds it."""
+    return (seed + 2**63) % 2**64 - 2**63
 
 
 def _this_process() -> _Process:

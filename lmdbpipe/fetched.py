@@ -1,4 +1,4 @@
-"""Samples that are the rows of a batch: a list like any other, which torch's ``default_collate`` need not stack again."""
+"""Samples that are the rows of a batch: a list like any other, but torch's ``default_collate`` need not stack it."""
 
 from __future__ import annotations
 

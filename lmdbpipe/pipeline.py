@@ -140,9 +140,7 @@ class Pipeline:
                 leaves.append(collate(values, probes))
         return self.records.schema.structure.unflatten_batch(leaves)
 
-    def _seeded(
-        self, seed: int, epoch: int, chain: Sequence[Transform], leaf: int, indices: Indices
-    ) -> list[Any]:
+    def _seeded(self, seed: int, epoch: int, chain: Sequence[Transform], leaf: int, indices: Indices) -> list[Any]:
         """Apply transforms to the values of a leaf that is no image, one by one."""
         values = self.records.listed(leaf, indices)
         with preserved():

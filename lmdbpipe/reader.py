@@ -7,7 +7,7 @@ import glob
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import xxhash
 from torch.utils.data import get_worker_info
@@ -16,7 +16,6 @@ from lmdbpipe.config import LMDBConfig
 from lmdbpipe.epochs import EpochCounter
 from lmdbpipe.errors import ConfigError, DatabaseNotFoundError, StateError
 from lmdbpipe.order import OrderState, merge, resume
-from lmdbpipe.order._check import whole
 from lmdbpipe.pipeline import Pipeline, Steps, StepsFor
 from lmdbpipe.records import Records
 from lmdbpipe.stream import Pass, Plan, Progress, StreamOptions
@@ -26,7 +25,8 @@ from lmdbpipe.wrapped import Step, Transform, standard_paths
 PathLike: TypeAlias = str | os.PathLike[str]
 
 
-class FixedSteps(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class FixedSteps:
     """The same transforms for every sample."""
 
     steps: Steps
@@ -67,7 +67,7 @@ def expand(paths: PathLike | Iterable[PathLike]) -> list[str]:
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     expanded: list[str] = []
-    for path in map(os.path.expanduser, map(os.fspath, given)):
+    for path in (os.path.expanduser(os.fspath(path)) for path in given):
         found = sorted(glob.glob(path)) if glob.has_magic(path) and not os.path.exists(path) else [path]  # noqa: PTH207, PTH110
         if not found:
             raise DatabaseNotFoundError(f"{path}: no file matches")
@@ -129,10 +129,10 @@ class StreamReader:
             number = state.epoch
             self.epochs.join(number, state.seed)
         else:
-            number = self.epochs.begin()
+            number = self.epochs.begin(seed)
             state = self._loaded(number)
         if state is None:
-            state = self._start(number) if seed is None else self._start(0, seed)
+            state = self._start(number, seed)
         plan = self._resumed(state, ranks, workers)
         self._latest = number, Progress(plan, plan.first, plan.ended)
         return plan
@@ -214,7 +214,8 @@ class StreamReader:
         is_own = self._latest is not None and self._latest[0] == number
         if batches is not None:
             begun = self._latest[1].plan.state if is_own and self._latest is not None else None
-            return self._after(begun or self._loaded(number) or self._start(number), batches, ranks)
+            begun = begun or self._loaded(number) or self._start(number, self.epochs.pass_seed)
+            return self._after(begun, batches, ranks)
         if not is_own or self._latest is None:
             raise StateError(
                 "the pass is read by workers, which are ahead of the loop: say how many batches the loop has got with "
@@ -232,7 +233,8 @@ class StreamReader:
         self.epochs.set(epoch)
 
     def _start(self, epoch: int, seed: int | None = None) -> OrderState:
-        """The beginning of an epoch."""
+        """The beginning of an epoch; with a seed of its own it is number 0."""
+        epoch = epoch if seed is None else 0
         order = self.options.order(len(self.records), self.records.chunk_length, epoch)
         state = OrderState.start(order, fingerprint=self.fingerprint)
         seed = self.epochs.seed if seed is None else seed
@@ -255,8 +257,10 @@ class StreamReader:
     def _after(self, state: OrderState, batches: int, ranks: Ranks) -> OrderState:
         if self.options.batch_size is None:
             raise ConfigError("batches cannot be counted without a batch_size; use torchdata's StatefulDataLoader")
+        if not isinstance(batches, int) or isinstance(batches, bool) or batches < 0:
+            raise ConfigError(f"batches must be an integer of at least 0, got {batches!r}")
         plan = self._resumed(state, ranks, Workers(0, 1))
-        return plan.state.after(plan.dealing, plan.first + whole("batches", batches))
+        return plan.state.after(plan.dealing, plan.first + batches)
 
     def _keep(self, state: OrderState) -> None:
         self.epochs.load(state.epoch, state.seed, json.dumps(state.to_json_dict()).encode())

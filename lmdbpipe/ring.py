@@ -3,8 +3,8 @@
 torch sends every tensor of a worker in a fresh shared-memory segment: a file descriptor to pass, and every page faulted
 in on both sides. Here a worker copies a large tensor into one of a few shared slots, and the main process copies it out
 while it unpickles the message. A slot's handle travels with the first message that uses it, later ones name its number;
-a byte in shared memory says whether the slot is free, another whether the main process knows it. Where no slot is free, or the
-tensor is small or huge, torch's own way is taken. Slots are unnamed and gone with the processes.
+a byte in shared memory says whether the slot is free, another whether the main process knows it. Where no slot is free,
+torch's own way is taken; small tensors travel in the message. Slots are unnamed and gone with the processes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.multiprocessing.reductions import reduce_tensor
@@ -34,7 +34,7 @@ _BUSY, _KNOWN = 0, 1
 class SharedTensor(torch.Tensor):
     """A plain tensor that travels by way of a slot; in the main process it arrives as a plain tensor."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
         return self.detach().as_subclass(torch.Tensor).clone()
@@ -58,6 +58,14 @@ def _mark(value: Any) -> Any:
     return value
 
 
+class _Form(NamedTuple):
+    """How a tensor lies in its memory."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
 class _Ring:
     """A worker's slots of one size, and two bytes of shared state for each."""
 
@@ -67,7 +75,7 @@ class _Ring:
         self.key = (os.getpid(), next(self._numbers))
         self.size = size
         self.slots: list[torch.Tensor] = []
-        self.state = torch.zeros((_SLOTS, 2), dtype=torch.uint8).share_memory_()
+        self.state = torch.zeros((_SLOTS, 2), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
 
     def take(self) -> int | None:
         """Find a free slot, or make one; None if there may be no more."""
@@ -76,7 +84,7 @@ class _Ring:
                 return number
         if len(self.slots) == _SLOTS or (len(self.slots) + 1) * self.size > _RING_BYTES:
             return None
-        self.slots.append(torch.empty(self.size, dtype=torch.uint8).share_memory_())
+        self.slots.append(torch.empty(self.size, dtype=torch.uint8).share_memory_())  # type: ignore[no-untyped-call]
         return len(self.slots) - 1
 
 
@@ -91,39 +99,35 @@ def _reduce(tensor: SharedTensor) -> tuple[Callable[..., torch.Tensor], tuple[An
     plain = tensor.detach().as_subclass(torch.Tensor)
     if not _is_dense(plain):
         plain = plain.contiguous()
-    form = plain.dtype, tuple(plain.shape), plain.stride()
+    form = _Form(plain.dtype, tuple(plain.shape), plain.stride())
     if plain.nbytes < _SMALLEST:
         data = plain.as_strided((plain.numel(),), (1,)).view(torch.uint8).numpy().tobytes()
-        return _from_bytes, (bytearray(data), *form)
+        return _from_bytes, (bytearray(data), form)
     size = 1 << (plain.nbytes - 1).bit_length()  # pages of a slot that are never written take no memory
     ring = _rings.get(size)
     if ring is None or ring.key[0] != os.getpid():  # or it was inherited by a fork
         ring = _rings[size] = _Ring(size)
     number = ring.take()
     if number is None:
-        return reduce_tensor(plain)  # type: ignore[no-any-return]
+        return reduce_tensor(plain)  # type: ignore[no-any-return, no-untyped-call]
     ring.state[number, _BUSY] = 1
     slot = ring.slots[number]
     slot[: plain.nbytes].view(plain.dtype).as_strided(plain.shape, plain.stride()).copy_(plain)
     handles = None if ring.state[number, _KNOWN] else (slot, ring.state)
-    return _rebuild, (ring.key, number, handles, *form)
+    return _rebuild, (ring.key, number, handles, form)
 
 
-def _from_bytes(
-    data: bytearray, dtype: torch.dtype, shape: tuple[int, ...], strides: tuple[int, ...]
-) -> torch.Tensor:
+def _from_bytes(data: bytearray, form: _Form) -> torch.Tensor:
     """Make a tensor of the bytes that came with the message."""
-    flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-    return flat.as_strided(shape, strides)
+    flat = torch.frombuffer(data, dtype=form.dtype) if data else torch.empty(0, dtype=form.dtype)
+    return flat.as_strided(form.shape, form.strides)
 
 
 def _rebuild(
     key: tuple[int, int],
     number: int,
     handles: tuple[torch.Tensor, torch.Tensor] | None,
-    dtype: torch.dtype,
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
+    form: _Form,
 ) -> torch.Tensor:
     """Copy a tensor out of its slot, and free the slot."""
     if handles is not None:
@@ -133,11 +137,11 @@ def _rebuild(
         _received[key][0][number] = handles[0]
     slots, state = _received[key]
     state[number, _KNOWN] = 1
-    count = math.prod(shape)
-    out = POOL.empty((count,), dtype)
-    out.copy_(slots[number][: count * dtype.itemsize].view(dtype))
+    count = math.prod(form.shape)
+    out = POOL.empty((count,), form.dtype)
+    out.copy_(slots[number][: count * form.dtype.itemsize].view(form.dtype))
     state[number, _BUSY] = 0
-    return out.as_strided(shape, strides)
+    return out.as_strided(form.shape, form.strides)
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

@@ -40,9 +40,7 @@ def given_ranks(rank: int | None, world_size: int | None, mesh: Any = None) -> R
         if rank is not None or world_size is not None:
             raise ConfigError("give either mesh, or rank and world_size")
         if getattr(mesh, "ndim", None) != 1:
-            raise ConfigError(
-                f"mesh must be a DeviceMesh of one dimension, such as mesh['dp'], got {mesh!r}"
-            )
+            raise ConfigError(f"mesh must be a DeviceMesh of one dimension, such as mesh['dp'], got {mesh!r}")
         return Ranks(mesh.get_local_rank(), mesh.size())
     if rank is None and world_size is None:
         return None

@@ -49,9 +49,7 @@ TRANSFORMS: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "to_tensor": v1.ToTensor(),
     "pil_to_tensor": v1.PILToTensor(),
-    "v1": v1.Compose(
-        [v1.RandomCrop(32, padding=4), v1.RandomHorizontalFlip(), v1.ToTensor(), v1.Normalize(MEAN, STD)]
-    ),
+    "v1": v1.Compose([v1.RandomCrop(32, padding=4), v1.RandomHorizontalFlip(), v1.ToTensor(), v1.Normalize(MEAN, STD)]),
     "v2": v2.Compose(
         [
             v2.RandomCrop(32, padding=4),
@@ -140,7 +138,7 @@ def collated(samples: list[Any]) -> Any:
 
 @pytest.mark.parametrize("method", [None, "fork", "forkserver", "spawn"])
 def test_seeded_loaders_give_the_wrapped_datasets_batches(method: str | None, cifar: Path, root: Path) -> None:
-    """Batches are bit for bit the ImageFolder's, for seven transforms, without and with workers of each start method."""
+    """Batches are bit for bit the ImageFolder's, for seven transforms, with workers of each start method and none."""
     order = torch.randperm(10_000, generator=torch.Generator().manual_seed(0)).tolist()
     keys = [[(k, i) for i in order[100 * n : 100 * n + 100]] for n in range(2) for k in range(len(TRANSFORMS))]
     folders = [ImageFolder(cifar, transform) for transform in TRANSFORMS.values()]
@@ -306,9 +304,9 @@ def test_random_transforms_stay_random(tmp_path: Path) -> None:
 
 
 def test_subsets_and_concatenations_keep_their_transforms(tmp_path: Path) -> None:
-    """Each part of a ConcatDataset, and what lies in a Subset, is transformed by its own transform, batches included."""
+    """Each part of a ConcatDataset, and what lies in a Subset, is transformed by its own transform."""
     parts = [Pairs(6, v1.ToTensor()), Pairs(6, v1.PILToTensor(), str)]
-    dataset = Subset(ConcatDataset(parts), [11, 0, 7, 5])
+    dataset: Subset[Any] = Subset(ConcatDataset(parts), [11, 0, 7, 5])
     wrapped = LMDBDataset(dataset, root=tmp_path)
     for index in range(4):
         expected, actual = dataset[index], wrapped[index]
@@ -404,7 +402,7 @@ def test_other_modes_with_pil_transforms(mode: str, tmp_path: Path) -> None:
 
 
 def test_channels_first_is_a_matter_of_storage(tmp_path: Path) -> None:
-    """Images lie C×H×W where the live transform begins with a to-tensor step, unless told otherwise; reads are equal."""
+    """Images lie C×H×W where the live transform begins with a to-tensor step, unless told otherwise."""
     dataset = small(transform=v1.Compose([v1.ToTensor(), v1.Normalize(MEAN, STD)]))
     first = LMDBDataset(dataset, root=tmp_path, name="chw")
     last = LMDBDataset(dataset, root=tmp_path, name="hwc", db_cfg={"db_channels_first": False})
@@ -465,7 +463,7 @@ def test_contradicting_options(tmp_path: Path) -> None:
     """What needs to build cannot be asked of a wrapper that may not, nor a folder that is a file."""
     for option in ("temporary_db", "force_db_rebuild"):
         with pytest.raises(ConfigError, match="can_create=False"):
-            LMDBDataset(small(), root=tmp_path, can_create=False, **{option: True})
+            LMDBDataset(small(), root=tmp_path, can_create=False, **{option: True})  # type: ignore[arg-type]
     (tmp_path / "file").touch()
     with pytest.raises(DatabasePathError, match="file"):
         LMDBDataset(small(), root=tmp_path / "file")

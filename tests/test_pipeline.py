@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import random
 from pathlib import Path
@@ -31,7 +32,8 @@ def noise(*sizes: tuple[int, int]) -> list[tuple[Image.Image, int]]:
 
 def jitter(image: Image.Image) -> torch.Tensor:
     """A function that draws from all three generators."""
-    return v1.ToTensor()(image) + torch.rand(1) + random.random() + np.random.rand()
+    tensor: torch.Tensor = v1.ToTensor()(image)
+    return tensor + torch.rand(1) + random.random() + np.random.rand()
 
 
 def noisy_label(label: int) -> float:
@@ -58,6 +60,12 @@ def pipeline(records: Records, transform: Any, target: Any = None, **options: An
     return Pipeline(records, fixed_steps(records, transform, target, None), **options)
 
 
+def generator_words() -> list[int]:
+    """The state of NumPy's global generator."""
+    state: Any = np.random.get_state()
+    return list(state[1])
+
+
 AUGMENT = v1.Compose([v1.RandomCrop(8), v1.RandomHorizontalFlip(), v1.ToTensor()])
 
 
@@ -68,13 +76,13 @@ def test_draws_depend_on_the_sample_alone(transform: Any, lower: bool, equal_siz
     records = equal_sizes
     read = pipeline(records, transform, noisy_label, lower=lower).batch
     images, labels = read(range(40), 7, 2)
-    state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    state = torch.get_rng_state(), random.getstate(), generator_words()
     order = np.random.default_rng(1).permutation(40)
     parts = [read(order[start : start + 16], 7, 2) for start in range(0, 40, 16)]
     assert torch.equal(torch.cat([part[0] for part in parts]), images[torch.from_numpy(order)])
     assert torch.equal(torch.cat([part[1] for part in parts]), labels[torch.from_numpy(order)])
     assert (torch.equal(state[0], torch.get_rng_state()), random.getstate()) == (True, state[1])
-    assert state[2] == np.random.get_state()[1].tolist()
+    assert state[2] == generator_words()
 
 
 @pytest.mark.parametrize("lower", [True, False])
@@ -82,7 +90,7 @@ def test_seed_and_epoch_change_the_draws(lower: bool, equal_sizes: Records) -> N
     """(1, 0) and (0, 1) have nothing in common, and a sample's draw is not its neighbour's."""
     read = pipeline(equal_sizes, AUGMENT, lower=lower).batch
     batches = [read(range(40), *key)[0] for key in ((1, 0), (0, 1), (1, 1))]
-    assert not any(torch.equal(one, other) for one, other in zip(batches, batches[1:], strict=False))
+    assert not any(torch.equal(one, other) for one, other in itertools.pairwise(batches))
 
 
 def test_lowered_and_single_samples_agree_where_nothing_is_drawn(equal_sizes: Records) -> None:
@@ -108,7 +116,12 @@ def test_a_leaf_whose_sizes_vary_is_a_list(lower: bool, varying_sizes: Records) 
 
 @pytest.mark.parametrize("lower", [True, False])
 @pytest.mark.parametrize(
-    "transform", [v1.RandomResizedCrop(8), v1.Compose([v1.RandomCrop(8), v1.ToTensor()]), lambda image: jitter(image.resize((8, 8)))]
+    "transform",
+    [
+        v1.RandomResizedCrop(8),
+        v1.Compose([v1.RandomCrop(8), v1.ToTensor()]),
+        lambda image: jitter(image.resize((8, 8))),
+    ],
 )
 def test_a_leaf_made_equal_by_its_transform_is_a_tensor(lower: bool, transform: Any, varying_sizes: Records) -> None:
     """Whatever the transform is: PIL images that it gives count as the tensors that PILToTensor makes of them."""

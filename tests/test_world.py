@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from lmdbpipe.errors import ConfigError
-from lmdbpipe.world import Ranks, Workers, resolve_ranks, resolve_workers
+from lmdbpipe.world import Ranks, Workers, given_ranks, resolve_ranks, resolve_workers
 from tests.helpers import FEW_CORES
 
 
@@ -18,40 +18,69 @@ class Resolving(IterableDataset[Any]):
     """Gives what a worker finds out about itself."""
 
     def __iter__(self) -> Any:
-        yield tuple(resolve_workers()), tuple(resolve_ranks(None, None, Ranks(1, 7)))
+        yield tuple(resolve_workers()), tuple(resolve_ranks(None, Ranks(1, 7)))
+
+
+class Mesh:
+    """What is used of a DeviceMesh."""
+
+    def __init__(self, *shape: int) -> None:
+        self.ndim = len(shape)
+        self._size = shape[0]
+
+    def size(self) -> int:
+        """How many processes."""
+        return self._size
+
+    def get_local_rank(self) -> int:
+        """This one's place."""
+        return 1
 
 
 def test_given_ranks_hold() -> None:
     """A rank and world size that are given are taken, even where others are inherited."""
-    assert resolve_ranks(2, 3, Ranks(0, 5)) == Ranks(2, 3)
+    assert given_ranks(2, 3) == Ranks(2, 3)
+    assert given_ranks(None, None) is None
+    assert resolve_ranks(Ranks(2, 3), Ranks(0, 5)) == Ranks(2, 3)
 
 
-@pytest.mark.parametrize(("rank", "world_size"), [(None, 2), (0, None), (-1, 2), (2, 2), (0, 0)])
-def test_impossible_ranks_are_refused(rank: int | None, world_size: int | None) -> None:
-    """A rank without a world size, or outside of it, is an error that shows both."""
-    with pytest.raises(ConfigError, match=f"rank={rank} and world_size={world_size}"):
-        resolve_ranks(rank, world_size)
+def test_mesh_gives_the_rank() -> None:
+    """A DeviceMesh of one dimension gives rank and world size; another one, or both ways at once, are errors."""
+    assert given_ranks(None, None, Mesh(4)) == Ranks(1, 4)
+    with pytest.raises(ConfigError, match="one dimension"):
+        given_ranks(None, None, Mesh(2, 2))
+    with pytest.raises(ConfigError, match="either mesh, or"):
+        given_ranks(0, 2, Mesh(4))
+
+
+@pytest.mark.parametrize(
+    ("rank", "world_size"), [(None, 2), (0, None), (-1, 2), (2, 2), (0, 0), (0.0, 2), (0, "2"), (True, 2)]
+)
+def test_impossible_ranks_are_refused(rank: Any, world_size: Any) -> None:
+    """A rank without a world size, outside of it, or no integer, is an error that shows both."""
+    with pytest.raises(ConfigError, match=f"rank={rank!r} and world_size={world_size!r}"):
+        given_ranks(rank, world_size)
 
 
 def test_alone_by_default() -> None:
     """Without torch.distributed and without workers, this process is the only rank and worker."""
-    assert resolve_ranks(None, None) == Ranks(0, 1)
+    assert resolve_ranks(None) == Ranks(0, 1)
     assert resolve_workers() == Workers(0, 1)
-    assert resolve_ranks(None, None, Ranks(1, 7)) == Ranks(0, 1), "what is inherited holds in workers only"
+    assert resolve_ranks(None, Ranks(1, 7)) == Ranks(0, 1), "what is inherited holds in workers only"
 
 
 @pytest.mark.filterwarnings(FEW_CORES)
 def test_workers_know_themselves() -> None:
     """A DataLoader's worker finds its number, and the rank that the main process had."""
     loader = DataLoader(Resolving(), batch_size=None, num_workers=3, multiprocessing_context="fork")
-    assert sorted(loader) == [((worker, 3), (1, 7)) for worker in range(3)]
+    assert sorted(loader) == [[[worker, 3], [1, 7]] for worker in range(3)]
 
 
 def test_rank_of_torch_distributed(tmp_path: Path) -> None:
     """Where torch.distributed is initialised, its rank and world size are taken."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        assert resolve_ranks(None, None) == Ranks(0, 1)
-        assert resolve_ranks(1, 4) == Ranks(1, 4)
+        assert resolve_ranks(None) == Ranks(0, 1)
+        assert resolve_ranks(Ranks(1, 4)) == Ranks(1, 4)
     finally:
         torch.distributed.destroy_process_group()

@@ -21,16 +21,21 @@ from .probe import Prober
 from .report import as_json, as_markdown
 from .rows import Table
 from .setting import Setting
-from .suite import measure
+from .suite import measure, names
 from .workloads import FULL, TINY
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write ``table.md``, ``results.json`` and ``plot.png``."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(asctime)s %(message)s")
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger(__package__).setLevel(logging.INFO if options.verbose else logging.WARNING)
     torch.set_num_threads(options.torch_threads)
     plan = TINY if options.tiny else FULL
+    unknown = set(options.only or ()) - names(plan)
+    if unknown:
+        parser.error(f"--only: no {', '.join(sorted(unknown))} among {', '.join(sorted(names(plan)))}")
     plan = dataclasses.replace(
         plan,
         rounds=options.rounds or plan.rounds,
@@ -56,11 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _present(names: list[str] | None, table: Table) -> list[Contender]:
+def _present(chosen: list[str] | None, table: Table) -> list[Contender]:
     """The contenders asked for that can run; the others are noted as missing."""
     present = []
     for contender in CONTENDERS:
-        if names and contender.name not in names:
+        if chosen and contender.name not in chosen:
             continue
         reason = contender.available()
         if reason is None:

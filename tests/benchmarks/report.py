@@ -90,8 +90,11 @@ def _yes(met: bool) -> str:
 
 
 def _refusals(table: Table) -> list[str]:
-    """Refusals gathered by contender and reason, since most hold for many cases."""
-    gathered: dict[tuple[str, str], list[str]] = {}
+    """Refusals gathered by reason and then by measure, since most hold for many."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
     for title, name, reason in table.refused:
-        gathered.setdefault((name, reason), []).append(title)
-    return [f"- {name}: {reason} ({'; '.join(titles)})" for (name, reason), titles in gathered.items()]
+        by_reason.setdefault((reason, title), []).append(name)
+    gathered: dict[tuple[str, str], list[str]] = {}
+    for (reason, title), names in by_reason.items():
+        gathered.setdefault((reason, ", ".join(names)), []).append(title)
+    return [f"- {reason}: {names} ({'; '.join(titles)})" for (reason, names), titles in gathered.items()]

@@ -35,9 +35,9 @@ class Row:
         return statistics.median(self.values)
 
     def ratio(self, other: Row) -> float:
-        """How many times ``other``: the median over rounds where both have as many, since those lay side by side."""
-        if len(self.values) == len(other.values) and self.measure == other.measure:
-            return statistics.median(mine / its for mine, its in zip(self.values, other.values, strict=True))
+        """How many times ``other``: within a measure the median over the rounds of both, which lay side by side."""
+        if self.measure == other.measure:
+            return statistics.median(mine / its for mine, its in zip(self.values, other.values, strict=False))
         return self.median / other.median
 
 

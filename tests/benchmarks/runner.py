@@ -24,7 +24,7 @@ from .data import Source
 from .machine import deadline, disk_usage, settle
 from .rows import Measure, Row
 from .setting import Setting
-from .workloads import Case, Data
+from .workloads import Case, Data, Plan
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,12 @@ class _Entrant:
 
     contender: Contender
     epochs: Epochs
+    length: int
     turns: list[tuple[int, float, float]]
+
+    def slow(self, plan: Plan) -> bool:
+        """Whether it had as many turns as slow ones get."""
+        return len(self.turns) >= plan.slow_rounds and self.turns[0][1] > plan.slow_seconds
 
 
 class Runner:
@@ -105,14 +110,16 @@ class Runner:
             if contender.name not in readers:
                 continue
             with self._surviving(contender, title), deadline(self.plan.limit_seconds):
-                epochs = _begin(case, readers[contender.name], job, expected)
-                entrants.append(_Entrant(contender, epochs, []))
+                epochs, length = _begin(case, readers[contender.name], job, expected, self.plan.get_count)
+                entrants.append(_Entrant(contender, epochs, length, []))
         for number in range(self.plan.rounds):
             first = number % max(1, len(entrants))
             for entrant in [*entrants[first:], *entrants[:first]]:
+                if entrant.slow(self.plan):
+                    continue
                 alive = False
                 with self._surviving(entrant.contender, title), deadline(self.plan.limit_seconds):
-                    entrant.turns.append(_turn(entrant.epochs, len(source), self.plan.turn_seconds))
+                    entrant.turns.append(_turn(entrant.epochs, entrant.length, self.plan.turn_seconds))
                     alive = True
                 if not alive:
                     entrants.remove(entrant)
@@ -148,20 +155,20 @@ class Runner:
                 multiprocessing.set_start_method(self.start_method, force=True)
 
 
-def _begin(case: Case, reader: Reader, job: Job, expected: Expected) -> Epochs:
-    """The epochs of a case, after one of them was checked (which also warms caches and compilers)."""
+def _begin(case: Case, reader: Reader, job: Job, expected: Expected, get_count: int) -> tuple[Epochs, int]:
+    """The epochs of a case and their length, after one was checked (which also warms caches and compilers)."""
     if case.mode == "get":
-        indices = np.random.default_rng(0).permutation(len(expected.source)).tolist()
+        indices = np.random.default_rng(0).permutation(len(expected.source))[:get_count].tolist()
         epochs = reader.get(indices)
         check_get(epochs, expected, indices)
-        return epochs
+        return epochs, len(indices)
     start: Callable[[Job], Epochs] = getattr(reader, case.mode)
     epochs = start(job)
     if job.transform is not None:
         check_transformed(epochs, expected)
     else:
         check_plain(epochs, expected, ordered=case.mode in ("sequential", "carry"))
-    return epochs
+    return epochs, len(expected.source)
 
 
 def _turn(epochs: Epochs, length: int, least_seconds: float) -> tuple[int, float, float]:

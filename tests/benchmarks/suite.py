@@ -12,12 +12,17 @@ from .data import Images, Photos, make_images, make_photos
 from .footprint import Footprint
 from .runner import Runner
 from .setting import Setting
-from .workloads import Case, Data
+from .workloads import Case, Data, Plan
 
 log = logging.getLogger(__name__)
 
 FOOTPRINT = ("first-batch", "memory")
 COLD = "cold"
+
+
+def names(plan: Plan) -> set[str]:
+    """What a run can be narrowed to."""
+    return {*(data.key for data in plan.data), *(case.key for case in plan.cases), *FOOTPRINT, COLD}
 
 
 def measure(setting: Setting, only: Sequence[str], photos: Path | None) -> None:

@@ -71,6 +71,11 @@ class Plan:
     """How many times longer the second dataset of the memory measurement is."""
     cold_bytes: int
     cold_rounds: int
+    get_count: int
+    """How many samples are fetched one by one."""
+    slow_seconds: float = 4.0
+    """Whose turn takes longer has no more than ``slow_rounds``."""
+    slow_rounds: int = 3
     limit_seconds: float = 300.0
     """One turn, check or build that takes longer has failed."""
     buffer_size: int = 10_000
@@ -118,7 +123,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         key="small/loader-workers",
-        title="map-style DataLoader, the same, two workers",
+        title="map-style DataLoader, crop, flip, normalise, two workers",
         data="small",
         mode="loader",
         baseline="torchlmdb",
@@ -165,6 +170,7 @@ FULL = Plan(
     memory_growth=10,
     cold_bytes=4_200_000_000,
     cold_rounds=3,
+    get_count=5_000,
 )
 
 TINY = Plan(
@@ -180,6 +186,7 @@ TINY = Plan(
     memory_growth=2,
     cold_bytes=4_000_000,
     cold_rounds=1,
+    get_count=50,
     limit_seconds=60.0,
     buffer_size=100,
 )

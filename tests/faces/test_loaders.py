@@ -121,4 +121,3 @@ def test_workers_take_the_rank_of_their_main_process(
     explicit = LMDBIterableDataset(file_of(29), batch_size=4, rank=1, world_size=2)
     assert len(stream) == len(explicit)
     assert numbers(explicit) == numbers(stream) == numbers(loader(stream, 2))
-    assert numbers(explicit) == numbers(loader(stream, 1, multiprocessing_context="spawn"))

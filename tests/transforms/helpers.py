@@ -66,7 +66,7 @@ def seed_all(seed: int) -> None:
 def states() -> tuple[Any, ...]:
     """The states of the global generators, comparable."""
     numpy = np.random.get_state()
-    return torch.get_rng_state().tolist(), random.getstate(), numpy[1].tolist(), numpy[2]  # type: ignore[index, union-attr]
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy[1].tobytes(), numpy[2]  # type: ignore[index, union-attr]
 
 
 def outcome(run: Callable[[], Any]) -> Any:

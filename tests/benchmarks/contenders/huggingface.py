@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class HuggingFaceDatasets:
             _rows, features=features, gen_kwargs={"source": source}, cache_dir=cache
         )
         written.save_to_disk(str(folder / "arrow"))
-        written.cleanup_cache_files()
+        shutil.rmtree(cache)
 
     def open(self, source: Source, folder: Path) -> Reader:
         """Map the Arrow files."""

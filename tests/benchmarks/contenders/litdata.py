@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ class LitData:
             output_dir=str(folder / "chunks"),
             chunk_bytes=_CHUNK,
             num_workers=1,
+            start_method=multiprocessing.get_start_method(),  # else it sets its own, for everybody
             verbose=False,
         )
 

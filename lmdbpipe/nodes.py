@@ -1,0 +1,185 @@
+"""The torchdata node face: threads instead of processes.
+
+A node gives what `LMDBIterableDataset` gives in a loader without workers, and its state is the same state. Reading and
+lowered transforms let other threads run while they copy and compute, so a few threads go a long way; transforms in
+Python do not, and want the processes of a DataLoader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torchdata.nodes import BaseNode, Loader, ParallelMapper, PinMemory, Prefetcher
+
+from lmdbpipe.errors import ConfigError
+from lmdbpipe.iterable import LMDBIterableDataset, Streamable
+from lmdbpipe.reader import PathLike, StreamReader
+from lmdbpipe.records import Indices
+from lmdbpipe.stream import Plan, Progress, requests
+from lmdbpipe.world import Workers
+
+Task: TypeAlias = tuple[Indices, int, int, Any]
+"""Samples to read, the seed and epoch of what is drawn for them, and their mask."""
+
+
+class LMDBNode(BaseNode[Any]):
+    """Streams a database as a node of torchdata.nodes: batches, or samples without a batch size.
+
+    Every reset without a state begins the next epoch, so a ``Loader`` around it gives one epoch a pass. The state is that
+    of the other faces: it loads into them, and theirs into it.
+
+    Args:
+        path_or_dataset: A path, a pattern, a list of these, or an `LMDBDataset`; or an `LMDBIterableDataset`, whose
+            options then hold.
+        num_threads: Threads that read batches and transform them, through torchdata's ``ParallelMapper``. 0 reads when
+            the next batch is asked for.
+        prefetch: Batches that wait ready, through torchdata's ``Prefetcher``.
+        options: As `LMDBIterableDataset` takes them.
+
+    Raises:
+        ConfigError: An option has a value that cannot be used, or threads are wanted without a ``batch_size``.
+        LMDBPipeError: As `LMDBIterableDataset` raises.
+    """
+
+    def __init__(
+        self,
+        path_or_dataset: PathLike | Iterable[PathLike] | Streamable | LMDBIterableDataset,
+        *,
+        num_threads: int = 0,
+        prefetch: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if isinstance(path_or_dataset, LMDBIterableDataset):
+            if options:
+                raise ConfigError(f"an LMDBIterableDataset has its own options: set {', '.join(options)} there")
+            dataset = path_or_dataset
+        else:
+            dataset = LMDBIterableDataset(path_or_dataset, **options)
+        for name, value in (("num_threads", num_threads), ("prefetch", prefetch)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ConfigError(f"{name} must be an integer of at least 0, got {value!r}")
+        self.dataset = dataset
+        self._source = _Tasks(dataset._reader)
+        node: BaseNode[Any] = ParallelMapper(self._source, self._source.read, num_workers=num_threads)
+        self._node = Prefetcher(node, prefetch) if prefetch else node
+        self._progress: Progress | None = None
+
+    def __repr__(self) -> str:
+        return f"LMDBNode({self.dataset})"
+
+    def __len__(self) -> int:
+        """Batches (or samples, without a batch size) of a whole epoch."""
+        return len(self.dataset)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make `epoch` the one that the next reset begins.
+
+        Raises:
+            ConfigError: It is not an integer of at least 0.
+        """
+        self.dataset.set_epoch(epoch)
+
+    def reset(self, initial_state: Mapping[str, Any] | None = None) -> None:
+        """Begin the next epoch, or go on from a state.
+
+        Raises:
+            StateError: The state is damaged, of another file or order, or of one of several workers.
+        """
+        super().reset(initial_state)
+        reader, ranks, workers = self.dataset._reader, self.dataset._ranks(), Workers(0, 1)
+        if initial_state is None:
+            plan = reader.plan(ranks, workers)
+        else:
+            plan = reader.load_plan(initial_state, ranks, workers)
+        self._progress = Progress(plan, plan.first, plan.ended)
+        reader.follow(self._progress)
+        self._source.plan = plan
+        self._node.reset()
+
+    def next(self) -> Any:
+        """Give the next batch or sample."""
+        try:
+            item = next(self._node)
+        except StopIteration:
+            self._current().finished = True
+            raise
+        self._current().done += 1
+        return item
+
+    def get_state(self) -> dict[str, Any]:
+        """Say where the node stands after the last item that it has given, whatever its threads have read ahead."""
+        return self._current().state().to_json_dict()
+
+    def _current(self) -> Progress:
+        if self._progress is None:
+            raise ConfigError("the node has not been reset")
+        return self._progress
+
+
+def loader(
+    path_or_dataset: PathLike | Iterable[PathLike] | Streamable | LMDBIterableDataset,
+    *,
+    num_threads: int = 2,
+    prefetch: int = 2,
+    pin_memory: bool = False,
+    **options: Any,
+) -> Loader[Any]:
+    """Make the usual loader: batches read in threads, some of them ready, one epoch a pass.
+
+    It has ``state_dict`` and ``load_state_dict``.
+
+    Args:
+        path_or_dataset: As `LMDBNode` takes it.
+        num_threads: Threads that read batches and transform them.
+        prefetch: Batches that wait ready.
+        pin_memory: Whether they wait in pinned memory.
+        options: As `LMDBIterableDataset` takes them; a ``batch_size`` should be among them.
+
+    Raises:
+        LMDBPipeError: As `LMDBNode` raises.
+    """
+    node: BaseNode[Any] = LMDBNode(path_or_dataset, num_threads=num_threads, prefetch=prefetch, **options)
+    return Loader(PinMemory(node) if pin_memory else node)
+
+
+class _Tasks(BaseNode[Task]):
+    """Says what is to be read; in threads it runs ahead of the node, which alone counts."""
+
+    def __init__(self, reader: StreamReader) -> None:
+        super().__init__()
+        self.reader = reader
+        self.plan: Plan | None = None
+
+    def reset(self, initial_state: Mapping[str, Any] | None = None) -> None:
+        super().reset(initial_state)
+        self._tasks = self._iterate()
+
+    def next(self) -> Task:
+        return next(self._tasks)
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def _iterate(self) -> Iterator[Task]:
+        if self.plan is None:
+            return
+        seed, epoch = self.plan.order.seed, self.plan.order.epoch
+        for indices, batch in requests(self.reader.pipeline, self.plan):
+            mask = torch.from_numpy(batch.mask()) if self.reader.options.with_mask else None
+            if self.plan.dealing.batch_size is not None:
+                yield indices, seed, epoch, mask
+                continue
+            for row in range(len(indices)):
+                yield indices[row : row + 1], seed, epoch, mask if mask is None else bool(mask[row])
+
+    def read(self, task: Task) -> Any:
+        """Do what a task says."""
+        indices, seed, epoch, mask = task
+        if self.reader.options.batch_size is None:
+            item = self.reader.pipeline.seeded_samples(indices, seed, epoch)[0]
+        else:
+            item = self.reader.pipeline.batch(indices, seed, epoch)
+        return item if mask is None else (item, mask)

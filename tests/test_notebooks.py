@@ -1,0 +1,62 @@
+"""The notebooks: each runs from top to bottom, and is kept with the outputs of such a run."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import lmdbpipe
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
+
+
+def read(name: str) -> Any:
+    """Read a notebook."""
+    return nbformat.read(FOLDER / name, as_version=4)  # type: ignore[no-untyped-call]
+
+
+def said(notebook: Any) -> list[list[str]]:
+    """What each cell prints and returns as text, and what kinds of pictures it shows."""
+    return [[text for output in cell.get("outputs", []) for text in _said(output)] for cell in notebook.cells]
+
+
+def _said(output: Mapping[str, Any]) -> list[str]:
+    if output["output_type"] == "stream":
+        return [output["text"]] if output["name"] == "stdout" else []  # stderr holds progress bars
+    pictures = sorted(kind for kind in output["data"] if kind.startswith("image/"))
+    return pictures or [output["data"]["text/plain"]]
+
+
+@pytest.mark.filterwarnings("default")  # the client's own
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_runs_and_says_what_is_kept(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh run succeeds, with the text and the pictures that are kept in the notebook."""
+    paths = [str(Path(lmdbpipe.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    notebook = read(name)
+    kept = said(notebook)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
+    assert said(notebook) == kept
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_is_kept_clean(name: str) -> None:
+    """It was run once in order, shows pictures, and tells nothing of the machine on which it ran."""
+    cells = [cell for cell in read(name).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.get("name") == "stderr" or output.output_type == "error"]
+    assert sum(any(kind.startswith("image/") for kind in output.get("data", {})) for output in outputs) >= 4
+    texts = [output["text"] for output in outputs if output.output_type == "stream"]
+    texts += [output["data"].get("text/plain", "") for output in outputs if "data" in output]
+    assert not [text for text in texts if re.search(r"(^|[\s'\"])(/\w+/|[A-Z]:\\)", text)]

@@ -1,0 +1,240 @@
+"""Lowering: what is batched and what is not, mixed batches, threads, devices, and results like collated samples."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch.utils.data import default_collate
+from torchvision.transforms import transforms as v1
+from torchvision.transforms import v2
+
+from lmdbpipe import transforms
+from lmdbpipe.errors import TransformError
+from lmdbpipe.transforms import CounterDraws, lower
+from tests.transforms.examples import MEAN, STD
+from tests.transforms.helpers import assert_like_torchvision, assert_same, make_images, pack, seed_all
+
+CIFAR = v1.Compose([v1.RandomCrop(32, padding=4), v1.RandomHorizontalFlip(), v1.ToTensor(), v1.Normalize(MEAN, STD)])
+
+
+class _Flip(v1.RandomHorizontalFlip):  # type: ignore[misc]
+    """A subclass that does something else."""
+
+    def forward(self, img: Any) -> Any:
+        return img.rotate(90)
+
+
+def _brighten(image: Any) -> Any:
+    return image.point(lambda value: min(255, value + 20))
+
+
+def test_public_names() -> None:
+    """The public names are sorted, and exist."""
+    assert sorted(transforms.__all__) == transforms.__all__
+    assert all(hasattr(transforms, name) for name in transforms.__all__)
+
+
+def test_explain() -> None:
+    """The report says what is batched, what is not, and why."""
+    text = lower(v1.Compose([v1.RandomHorizontalFlip(), _brighten, v1.ToTensor(), _Flip()])).explain()
+    lines = text.splitlines()
+    assert "batched: PIL RGB -> PIL RGB" in lines[0]
+    assert "_brighten" in lines[1]
+    assert "one at a time: it has no batched form" in lines[1]
+    assert "batched, where it can be" in lines[2]
+    assert "a subclass of RandomHorizontalFlip" in lines[3]
+    assert lower(None).explain().startswith("no steps")
+    assert "PIL has its own way from CMYK" in lower(v1.Grayscale()).explain("CMYK")
+
+
+@pytest.mark.parametrize("layout", ["HWC", "CHW"])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        CIFAR,
+        v2.Compose([v2.ToImage(), v2.RandomCrop(30), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]),
+        v1.Compose([v1.RandomHorizontalFlip(), v1.ColorJitter(0.3, 0.2), _brighten, v1.ToTensor(), v1.RandomErasing()]),
+        v1.Compose([_Flip(), v1.RandomVerticalFlip()]),
+        torch.nn.Sequential(v1.RandomHorizontalFlip(), v1.CenterCrop(20)),
+        v1.Compose([v1.RandomRotation(5), v1.RandomHorizontalFlip(), v1.ToTensor(), v1.Lambda(lambda x: x * 2)]),
+        v1.Compose([v1.Resize(40), v1.FiveCrop(20), v1.Lambda(lambda xs: torch.stack([v1.ToTensor()(x) for x in xs]))]),
+        v2.Compose([v2.TenCrop(20), v2.ToImage()]),
+        v2.Compose([v2.RandAugment(), v2.RandomHorizontalFlip(), v2.ToImage()]),
+        v1.Compose([torchvision.transforms.TrivialAugmentWide(), v1.RandomResizedCrop(20), v1.ToTensor()]),
+        lambda image: image.size,
+        v1.Compose([]),
+    ],
+)
+def test_pipelines(transform: Any, layout: str) -> None:
+    """Whole pipelines of real batches have torchvision's bits."""
+    assert assert_like_torchvision(transform, make_images("RGB", [(32, 32)] * 40, 1), layout, 5) == "equal"
+    sizes = [(32 + i % 5, 50 - i % 7) for i in range(12)]
+    assert assert_like_torchvision(transform, make_images("RGB", sizes, 1), layout, 5) == "equal"
+
+
+@pytest.mark.parametrize("layout", ["HWC", "CHW"])
+def test_large_images(layout: str) -> None:
+    """Images that are moved one at a time, in blocks, have torchvision's bits too."""
+    transform = v1.Compose([v1.RandomCrop(100, padding=9, fill=5), *CIFAR.transforms[1:], v1.RandomVerticalFlip()])
+    assert_like_torchvision(transform, make_images("RGB", [(96, 110)] * 12, 1), layout, 5)
+    flips = v1.Compose([v1.RandomHorizontalFlip(), v1.ToTensor()])
+    assert_like_torchvision(flips, make_images("RGB", [(96, 110)] * 12, 1), layout, 5)
+
+
+def test_many_small_images() -> None:
+    """More images than are gathered at a time."""
+    assert_like_torchvision(CIFAR, make_images("RGB", [(32, 32)] * 900, 1), "HWC", 5)
+
+
+def test_mixed_modes() -> None:
+    """Images of several modes in a batch are sorted, and come back in order."""
+    images = [
+        image for pair in zip(make_images("L", [(8, 8)] * 4, 0), make_images("RGB", [(8, 8)] * 4, 1)) for image in pair
+    ]
+    for transform in (
+        v1.Compose([v1.RandomHorizontalFlip(), v1.RandomGrayscale(0.5)]),
+        v1.Compose([v1.RandomCrop(7), v1.Grayscale(3), v1.RandomVerticalFlip(), v1.ToTensor()]),
+        v1.Compose([v1.RandomHorizontalFlip(), _brighten, v1.RandomCrop(5), v1.ToTensor()]),
+        v2.Compose([v2.RandomCrop(7), v2.RGB(), v2.ToImage()]),
+    ):
+        assert assert_like_torchvision(transform, images, "HWC", 2) == "equal"
+
+
+def test_hooks_and_replaced_methods_are_kept() -> None:
+    """A transform with hooks or replaced methods is not lowered."""
+    hooked = v1.RandomHorizontalFlip()
+    hooked.register_forward_hook(lambda module, args, result: result.rotate(180))
+    replaced = v1.CenterCrop(4)
+    replaced.forward = lambda image: image.rotate(90)
+    for transform in (hooked, replaced):
+        assert "hooks or replaced methods" in lower(transform).explain()
+        assert assert_like_torchvision(transform, make_images("RGB", [(8, 8)] * 3, 0), "HWC", 2) == "equal"
+
+
+def test_attributes_are_live() -> None:
+    """Changing an attribute of a transform takes effect without lowering again."""
+    flip = v1.RandomHorizontalFlip(0.0)
+    lowered = lower(v1.Compose([flip, v1.PILToTensor()]))
+    raw = pack(make_images("RGB", [(8, 8)] * 3, 0))
+    still = lowered(raw)
+    flip.p = 1.0
+    assert torch.equal(lowered(raw), still.flip(-1))
+
+
+@pytest.mark.parametrize(
+    "transform", [v2.ToImage(), v2.PILToTensor(), CIFAR, v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32)])]
+)
+def test_like_default_collate(transform: Any) -> None:
+    """A batch is what default_collate makes of the samples: the same type, values and dtype."""
+    images = make_images("RGB", [(32, 32)] * 6, 0)
+    seed_all(0)
+    expected = default_collate([transform(image) for image in images])
+    seed_all(0)
+    actual = lower(transform)(pack(images))
+    assert type(actual) is type(expected)
+    assert_same(actual, expected)
+
+
+def test_other_inputs() -> None:
+    """PIL images, tensors and a batch of tensors go in as well as stored images."""
+    images = make_images("RGB", [(8, 8)] * 4, 0)
+    pixels = torch.stack([v1.PILToTensor()(image) for image in images])
+    expected = v1.Normalize(MEAN, STD)(pixels / 255)
+    assert torch.equal(lower(v1.Compose([v1.ToTensor(), v1.Normalize(MEAN, STD)]))(images), expected)
+    tail = lower(v1.Compose([v1.ConvertImageDtype(torch.float32), v1.Normalize(MEAN, STD)]))
+    before = pixels.clone()
+    assert torch.equal(tail(pixels), expected)
+    assert torch.equal(tail(list(pixels)), expected)
+    assert torch.equal(pixels, before)
+    assert torch.equal(tail(pixels, device="cpu"), expected)
+    with pytest.raises(TransformError, match=r"\[n, C, H, W\]"):
+        tail(pixels[0])
+    with pytest.raises(TransformError, match="empty"):
+        tail([])
+
+
+def test_another_device() -> None:
+    """Pixels go to the device as bytes, and arithmetic runs there (the meta device shows shapes only)."""
+    raw = pack(make_images("RGB", [(32, 32)] * 4, 0))
+    result = lower(CIFAR)(raw, CounterDraws(0, 0, np.arange(4)), device="meta")
+    assert isinstance(result, torch.Tensor)
+    assert (result.device.type, result.dtype, tuple(result.shape)) == ("meta", torch.float32, (4, 3, 32, 32))
+    flips = lower(v2.Compose([v2.RandomHorizontalFlip(1.0), v2.RandomCrop(6, padding=1)]))
+    assert flips(torch.empty(3, 3, 8, 8, dtype=torch.uint8, device="meta")).shape == (3, 3, 6, 6)
+
+
+def test_windows_on_a_device_like_on_the_cpu() -> None:
+    """The indices that other devices use give the same pixels."""
+    from lmdbpipe.transforms.batch import Batch
+    from lmdbpipe.transforms.gather import _on_device
+
+    pixels = torch.randint(0, 256, (6, 3, 9, 8), dtype=torch.uint8)
+    lowered = lower(
+        v2.Compose([v2.RandomVerticalFlip(), v2.RandomHorizontalFlip(), v2.RandomCrop(9, padding=3, fill=4)])
+    )
+    seed_all(1)
+    leaf = lowered._replay(pixels, transforms.ReplayDraws())[0].result
+    assert isinstance(leaf, Batch)
+    assert torch.equal(_on_device(pixels, leaf.windows), leaf.pixels())  # type: ignore[arg-type]
+
+
+def test_results_are_owned() -> None:
+    """A result may be written to, and is not touched by later calls."""
+    lowered = lower(CIFAR)
+    raw = pack(make_images("RGB", [(32, 32)] * 64, 0))
+    first = lowered(raw, CounterDraws(0, 0, np.arange(64)))
+    kept = first.clone()  # type: ignore[union-attr]
+    others = [lowered(raw, CounterDraws(0, epoch, np.arange(64))) for epoch in range(1, 4)]
+    assert torch.equal(first, kept)  # type: ignore[arg-type]
+    others[0].zero_()  # type: ignore[union-attr]
+    assert torch.equal(lowered(raw, CounterDraws(0, 0, np.arange(64))), kept)  # type: ignore[arg-type]
+
+
+def test_threads() -> None:
+    """Several threads at once get what one gets."""
+    lowered = lower(v1.Compose([*CIFAR.transforms, v1.Lambda(lambda x: x + torch.rand(1))]))
+    raw = pack(make_images("RGB", [(32, 32)] * 32, 0))
+    expected = [lowered(raw, CounterDraws(0, epoch, np.arange(32))) for epoch in range(6)]
+    got: dict[int, Any] = {}
+
+    def work(epoch: int) -> None:
+        got[epoch] = lowered(raw, CounterDraws(0, epoch, np.arange(32)))
+
+    threads = [threading.Thread(target=work, args=(epoch,)) for epoch in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for epoch in range(6):
+        assert_same(got[epoch], expected[epoch])
+
+
+def test_pickles() -> None:
+    """A lowered transform travels to another process."""
+    raw = pack(make_images("RGB", [(32, 32)] * 3, 0))
+    again = pickle.loads(pickle.dumps(lower(CIFAR)))
+    assert_same(again(raw, CounterDraws(0, 0, np.arange(3))), lower(CIFAR)(raw, CounterDraws(0, 0, np.arange(3))))
+    assert repr(again) == "Lowered(4 steps, 4 of them batched)"
+
+
+@pytest.mark.parametrize("sizes", [[(40, 50)] * 4, [(40, 50), (50, 40), (64, 64)]])
+@pytest.mark.parametrize(
+    "transform", [v1.Resize((20, 24)), v1.RandomResizedCrop(24), v2.RandomResizedCrop(24), v2.Resize(30)]
+)
+def test_inexact_is_close(transform: Any, sizes: list[tuple[int, int]]) -> None:
+    """With exact=False resizing differs by at most two levels of 255 from PIL's."""
+    images = make_images("RGB", sizes, 0)
+    chain = v1.Compose([transform, v1.PILToTensor()])
+    seed_all(3)
+    expected = [chain(image) for image in images]
+    seed_all(3)
+    actual = lower(chain, exact=False)(pack(images))
+    for one, other in zip(actual, expected, strict=True):
+        assert one.shape == other.shape
+        assert (one.int() - other.int()).abs().max() <= 2
