@@ -13,6 +13,7 @@ from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 from lmdbpipe.build import build
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.order import Uneven
+from lmdbpipe.pipeline import ReadOptions
 from lmdbpipe.reader import PathLike, StreamReader, fixed_steps, open_records
 from lmdbpipe.stream import StreamOptions
 from lmdbpipe.world import Ranks, Workers, given_ranks, resolve_ranks, resolve_workers
@@ -65,7 +66,7 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
     Args:
         source_datapipe: A path, a pattern, a list of these, or a pipe of paths; several files are one sequence.
         batch_size, shuffle, buffer_size, seed, drop_last, uneven, rank, world_size, mesh, with_mask, transform,
-            target_transform, transforms, collate_fn, db_cfg: As `LMDBIterableDataset` takes them.
+            target_transform, transforms, collate_fn, lower, exact, num_threads, db_cfg: As `LMDBIterableDataset` takes them.
 
     Raises:
         ConfigError: An option has a value that cannot be used.
@@ -90,6 +91,9 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
         target_transform: Transform | None = None,
         transforms: Transform | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        lower: bool = True,
+        exact: bool = True,
+        num_threads: int = 0,
         db_cfg: object = None,
     ) -> None:
         super().__init__()
@@ -105,6 +109,7 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
         )
         self._transforms = (transform, target_transform, transforms)
         self._collate_fn = collate_fn
+        self._read_options = ReadOptions(lower=lower, exact=exact, num_threads=num_threads)
         self._db_cfg = db_cfg
         self._given_ranks = given_ranks(rank, world_size, mesh)
         self._sharding: dict[SHARDING_PRIORITIES, tuple[int, int]] = {}
@@ -210,7 +215,7 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
             paths = list(source) if isinstance(source, IterDataPipe) else source
             records = open_records(paths, self._db_cfg)
             self._reader = StreamReader(
-                records, fixed_steps(records, *self._transforms), self._options, self._collate_fn
+                records, fixed_steps(records, *self._transforms), self._options, self._collate_fn, self._read_options
             )
         return self._reader
 

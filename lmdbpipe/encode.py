@@ -7,10 +7,14 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import multiprocessing
+import os
 import pickle
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
 from typing import Any, NamedTuple
 
 import torch
@@ -261,7 +265,15 @@ _jobs: list[_Job] = []
 
 def _start_worker(job: _Job) -> None:
     _jobs[:] = [job]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """Exit when the building process is gone: a forked worker holds its lock too, so that nobody else could build."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _work(chunk: int) -> EncodedChunk | _Failure:

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset
 
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.order import Uneven
-from lmdbpipe.pipeline import StepsFor
+from lmdbpipe.pipeline import ReadOptions, StepsFor
 from lmdbpipe.reader import PathLike, StreamReader, fixed_steps, open_records
 from lmdbpipe.records import Records
 from lmdbpipe.stream import Pass, StreamOptions
@@ -67,6 +67,11 @@ class LMDBIterableDataset(IterableDataset[Any]):
         transforms: Applied to both together, instead.
         collate_fn: Makes a batch of a list of samples, instead of the default: tensors for leaves of one size (images
             without a transform as uint8 N×C×H×W), lists for leaves whose sizes vary.
+        lower: Apply transforms of images to whole batches where that can be done, with the same bits.
+        exact: Give torchvision's bits in all steps; if not, resizing is done on tensors, faster (`lmdbpipe.transforms`
+            says by how much results differ).
+        num_threads: Threads that read and transform batches ahead, in each process that iterates; 0 works when the next
+            batch is asked for. With a `batch_size` only.
         db_cfg: How files are opened: an `LMDBConfig`, a mapping, or an object with such attributes.
 
     Raises:
@@ -94,6 +99,9 @@ class LMDBIterableDataset(IterableDataset[Any]):
         target_transform: Transform | None = None,
         transforms: Transform | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        lower: bool = True,
+        exact: bool = True,
+        num_threads: int = 0,
         db_cfg: object = None,
     ) -> None:
         super().__init__()
@@ -116,7 +124,8 @@ class LMDBIterableDataset(IterableDataset[Any]):
         )
         self._given_ranks = given_ranks(rank, world_size, mesh)
         self._inherited_ranks: Ranks | None = None
-        self._reader = StreamReader(records, steps_for, options, collate_fn)
+        read_options = ReadOptions(lower=lower, exact=exact, num_threads=num_threads)
+        self._reader = StreamReader(records, steps_for, options, collate_fn, read_options)
 
     def __repr__(self) -> str:
         return f"LMDBIterableDataset({self._reader.records}, {self._reader.options})"
@@ -153,7 +162,8 @@ class LMDBIterableDataset(IterableDataset[Any]):
 
         Raises:
             ConfigError: `batches` is given without a `batch_size`.
-            StateError: Workers read, and `batches` is not given, or is more than there are.
+            StateError: Workers read, and `batches` is not given, is more than there are, or is 0 and so does not say
+                whether it counts the last pass or the next.
         """
         return self._reader.state(self._ranks(), batches).to_json_dict()
 

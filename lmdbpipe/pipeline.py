@@ -6,6 +6,7 @@ transforms draw depends on the seed, the epoch and the sample's index alone, in 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import torch
 from lmdbpipe.codecs import ImageCodec
 from lmdbpipe.codecs.array import ArrayCodec
 from lmdbpipe.collate import collate
+from lmdbpipe.errors import ConfigError
 from lmdbpipe.records import Indices, Records, as_list
 from lmdbpipe.seeding import preserved, seed_all
 from lmdbpipe.structure import Path, get
@@ -30,6 +32,28 @@ StepsFor: TypeAlias = Callable[[int], Steps]
 _PROBED_CHUNKS = 64
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How batches are read and transformed.
+
+    Attributes:
+        lower: Whether transforms of images are batched where they can be.
+        exact: Whether lowered transforms must give torchvision's bits; if not, resizing is done on tensors.
+        num_threads: Threads that read and transform batches ahead; 0 does it when the next one is asked for.
+    """
+
+    lower: bool = True
+    exact: bool = True
+    num_threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("lower", "exact"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if not isinstance(self.num_threads, int) or isinstance(self.num_threads, bool) or self.num_threads < 0:
+            raise ConfigError(f"num_threads must be an integer of at least 0, got {self.num_threads!r}")
+
+
 class Pipeline:
     """Reads batches and applies transforms to them.
 
@@ -37,9 +61,7 @@ class Pipeline:
         records: Where samples come from.
         steps_for: The transforms that act on a sample; asked anew for every batch, since users may change them.
         collate_fn: Makes a batch of a list of samples; None collates as `lmdbpipe.collate` does.
-        lower: Whether transforms of images are batched where they can be.
-        exact: Whether lowered transforms must give torchvision's bits; if not, resizing is done on tensors.
-        device: Where batches are to be.
+        options: How.
     """
 
     def __init__(
@@ -47,17 +69,12 @@ class Pipeline:
         records: Records,
         steps_for: StepsFor,
         collate_fn: Callable[[list[Any]], Any] | None = None,
-        *,
-        lower: bool = True,
-        exact: bool = True,
-        device: torch.device | None = None,
+        options: ReadOptions | None = None,
     ) -> None:
         self.records = records
         self.steps_for = steps_for
         self.collate_fn = collate_fn
-        self.lower = lower
-        self.exact = exact
-        self.device = device
+        self.options = options or ReadOptions()
         self._probed: dict[Steps, list[Any]] = {}
         self._lowered: dict[int, Lowered] = {}
 
@@ -88,7 +105,7 @@ class Pipeline:
         (steps,) = routes
         if not steps:
             return self.records.batch(indices)
-        if self.lower and (chains := self.chains(steps)):
+        if self.options.lower and (chains := self.chains(steps)):
             draws = CounterDraws(seed, epoch, np.asarray(indices))
             return self._by_leaf(steps, chains, indices, functools.partial(self._seeded, seed, epoch), draws)
         samples = self.seeded_samples(indices, seed, epoch)
@@ -104,7 +121,7 @@ class Pipeline:
         *first, last = map(self._lower, chain)
         for lowered in first:
             images = lowered(images, draws)
-        return last(images, draws, device=self.device)
+        return last(images, draws)
 
     def chains(self, steps: Steps) -> dict[Path, list[Transform]] | None:
         """The transforms of each leaf; None if one acts on several leaves together, or inside none."""
@@ -155,7 +172,7 @@ class Pipeline:
         if found is None or found.transform is not function:
             if len(self._lowered) > 16:
                 self._lowered = {}
-            found = self._lowered[id(function)] = lower(function, exact=self.exact)
+            found = self._lowered[id(function)] = lower(function, exact=self.options.exact)
         return found
 
     def _routes(self, indices: Indices) -> set[Steps]:

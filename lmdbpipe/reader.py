@@ -16,7 +16,7 @@ from lmdbpipe.config import LMDBConfig
 from lmdbpipe.epochs import EpochCounter
 from lmdbpipe.errors import ConfigError, DatabaseNotFoundError, StateError
 from lmdbpipe.order import OrderState, merge, resume
-from lmdbpipe.pipeline import Pipeline, Steps, StepsFor
+from lmdbpipe.pipeline import Pipeline, ReadOptions, Steps, StepsFor
 from lmdbpipe.records import Records
 from lmdbpipe.stream import Pass, Plan, Progress, StreamOptions
 from lmdbpipe.world import Ranks, Workers
@@ -85,6 +85,7 @@ class StreamReader:
         steps_for: The transforms that act on a sample.
         options: How it is ordered and dealt.
         collate_fn: Makes a batch of a list of samples.
+        read_options: How batches are read and transformed.
     """
 
     def __init__(
@@ -93,12 +94,13 @@ class StreamReader:
         steps_for: StepsFor,
         options: StreamOptions,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        read_options: ReadOptions | None = None,
     ) -> None:
         if collate_fn is not None and options.batch_size is None:
             raise ConfigError("collate_fn needs a batch_size: without one there are no batches to make")
         self.records = records
         self.options = options
-        self.pipeline = Pipeline(records, steps_for, collate_fn)
+        self.pipeline = Pipeline(records, steps_for, collate_fn, read_options)
         self.epochs = EpochCounter()
         self._own: OrderState | None = None
         self._latest: tuple[int, Progress] | None = None
@@ -203,7 +205,8 @@ class StreamReader:
 
         Raises:
             ConfigError: `batches` is given, but there is no batch size.
-            StateError: Workers read the pass, so that only the caller can count; or there are not so many batches.
+            StateError: Workers read the pass, so that only the caller can count; or there are not so many batches; or
+                the count is 0 and does not say of which pass.
         """
         if get_worker_info() is not None and self._latest is not None:
             return self._latest[1].state()
@@ -212,16 +215,21 @@ class StreamReader:
             state = self._pending() or self._start(self.epochs.peek())
             return state if batches is None else self._after(state, batches, ranks)
         is_own = self._latest is not None and self._latest[0] == number
+        progress = self._latest[1] if is_own and self._latest is not None else None
         if batches is not None:
-            begun = self._latest[1].plan.state if is_own and self._latest is not None else None
-            begun = begun or self._loaded(number) or self._start(number, self.epochs.pass_seed)
-            return self._after(begun, batches, ranks)
-        if not is_own or self._latest is None:
+            if batches == 0 and (progress is None or progress.finished or progress.done > progress.plan.first):
+                raise StateError(
+                    "batches=0 may be the end of the last pass or the beginning of the next one: "
+                    "count all batches of the last one, or at least one of the next"
+                )
+            begun = progress.plan.state if progress else self._loaded(number)
+            return self._after(begun or self._start(number, self.epochs.pass_seed), batches, ranks)
+        if progress is None:
             raise StateError(
                 "the pass is read by workers, which are ahead of the loop: say how many batches the loop has got with "
                 "state_dict(batches=n), or use torchdata's StatefulDataLoader"
             )
-        return self._latest[1].state()
+        return progress.state()
 
     def set_epoch(self, epoch: int) -> None:
         """Make `epoch` the next one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,9 @@ import torch
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.order import BaseOrder, Batch, Dealing, OrderState, Segments, Uneven
 from lmdbpipe.pipeline import Pipeline
+from lmdbpipe.prefetch import map_ahead
 from lmdbpipe.records import Indices
+from lmdbpipe.ring import share
 from lmdbpipe.world import Ranks, Workers
 
 _AHEAD_BYTES = 32 * 1024**2
@@ -171,16 +174,27 @@ class Pass(Iterator[Any]):
         self._items = self._iterate(plan)
 
     def _iterate(self, plan: Plan) -> Iterator[Any]:
+        if plan.dealing.batch_size is None:
+            yield from self._samples(plan)
+            return
         seed, epoch = plan.order.seed, plan.order.epoch
+
+        def read(request: Request) -> Any:
+            indices, batch = request
+            item = self.pipeline.batch(indices, seed, epoch)
+            return (item, torch.from_numpy(batch.mask())) if self._with_mask else item
+
+        read_ahead = map_ahead(read, requests(self.pipeline, plan), self.pipeline.options.num_threads)
+        with contextlib.closing(read_ahead) as batches:
+            for batch in batches:
+                yield share(batch)
+
+    def _samples(self, plan: Plan) -> Iterator[Any]:
         for indices, batch in requests(self.pipeline, plan):
-            mask = torch.from_numpy(batch.mask()) if self._with_mask else None
-            if plan.dealing.batch_size is None:
-                for row in range(len(indices)):
-                    sample = self.pipeline.seeded_samples(indices[row : row + 1], seed, epoch)[0]
-                    yield sample if mask is None else (sample, bool(mask[row]))
-            else:
-                item = self.pipeline.batch(indices, seed, epoch)
-                yield item if mask is None else (item, mask)
+            mask = batch.mask()
+            for row in range(len(indices)):
+                (sample,) = self.pipeline.seeded_samples(indices[row : row + 1], plan.order.seed, plan.order.epoch)
+                yield (sample, bool(mask[row])) if self._with_mask else sample
 
 
 def requests(pipeline: Pipeline, plan: Plan) -> Iterator[Request]:

@@ -9,9 +9,8 @@ import multiprocessing
 import os
 import random
 import re
+import resource
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -43,6 +42,10 @@ from lmdbpipe.store import Database, Manifest, verify
 from tests.helpers import OPTIONS, Failing, Listed, Pictures, Slow, Stream, content, dump, files, image, same
 
 SMALL = {"write_frequency": 20}
+FORK: Any = multiprocessing.get_context("fork")
+"""Processes that are there at once, without an import of torch."""
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
 
 
 def build(dataset: Any, path: Path, **options: Any) -> Manifest:
@@ -81,15 +84,6 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmdbpipe.encode._CHUNK_LENGTH", 7)
 
 
-@pytest.fixture(params=["fork", "spawn"])
-def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Worker processes are started by either method."""
-    before = multiprocessing.get_start_method(allow_none=True)
-    multiprocessing.set_start_method(request.param, force=True)
-    yield request.param
-    multiprocessing.set_start_method(before, force=True)
-
-
 class Pipe(IterDataPipe[Any]):
     """An IterDataPipe of samples."""
 
@@ -122,33 +116,33 @@ def test_any_source_gives_the_same_file(source: Callable[[], Any], num_workers: 
     assert files(tmp_path) == ["a.lmdb"]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:multiprocessing")
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_workers_give_the_same_content(start_method: str, tmp_path: Path) -> None:
-    """However many processes encode, and however they start, the values are the same, byte by byte."""
-    source = Pictures(60, lambda_free_form)
-    for num_workers in (0, 1, 2):
-        build(source, tmp_path / f"{num_workers}.lmdb", num_workers=num_workers)
-    assert_same_files(tmp_path / "0.lmdb", tmp_path / "1.lmdb")
-    assert_same_files(tmp_path / "0.lmdb", tmp_path / "2.lmdb")
-    assert len(samples(tmp_path / "2.lmdb")) == 60
+    """However many processes encode, and however they start, the values are the same, byte by byte.
+
+    The source's transform does not pickle, and need not: samples are read raw.
+    """
+    source = Pictures(60, varying, transform=lambda picture: picture)
+    build(source, tmp_path / "0.lmdb")
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(start_method, force=True)
+    try:
+        build(source, tmp_path / "2.lmdb", num_workers=2)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    build(source, tmp_path / "1.lmdb", num_workers=1)
+    for name in ("1.lmdb", "2.lmdb"):
+        assert_same_files(tmp_path / "0.lmdb", tmp_path / name)
+    assert all(map(same, samples(tmp_path / "2.lmdb"), (Pictures(60, varying)[k] for k in range(60))))
 
 
-def lambda_free_form(index: int) -> tuple[str, tuple[int, int]]:
-    """Sizes vary from the second chunk on, modes from the fourth, palettes come last. Pickles, unlike a lambda."""
+def varying(index: int) -> tuple[str, tuple[int, int]]:
+    """Sizes vary from the second chunk on, modes from the fourth, palettes come last. Pickles."""
     if index < 7:
         return "RGB", (8, 8)
     if index < 25:
         return "RGB", (8, 5 + index % 3)
     return ("L", "RGBA", "P")[index % 3] if index > 40 else "L", (6, 6)
-
-
-def test_spawned_workers_need_no_transforms(start_method: str, tmp_path: Path) -> None:
-    """A dataset whose transform does not pickle builds in processes all the same: it is read raw."""
-    build(Pictures(20, transform=lambda picture: picture), tmp_path / "a.lmdb", num_workers=1)
-    assert len(samples(tmp_path / "a.lmdb")) == 20
-
-
-ORIGINAL = {"RGB": ("RGB", (8, 8)), "L": ("L", (4, 4)), "P": ("P", (8, 8))}
 
 
 @pytest.mark.parametrize(
@@ -200,7 +194,7 @@ def test_random_db_transform_survives_resuming(tmp_path: Path) -> None:
     """A build that was interrupted and resumed, even in processes, has the draws of an undisturbed one."""
     flag = tmp_path / "flag"
     flag.touch()
-    source = Failing(50, 33, flag)
+    source = Failing(50, 35, flag)
     options: dict[str, Any] = {"db_transform": crop(), "rounds": 2, "shuffle": True, "db_cfg": SMALL}
     with pytest.raises(SourceError):
         build(source, tmp_path / "a.lmdb", **options)
@@ -440,15 +434,15 @@ def test_paths_that_hold_no_file(tmp_path: Path) -> None:
 @contextlib.contextmanager
 def unprivileged() -> Iterator[Path]:
     """A folder that anyone may enter, and, where tests run as root, another user for the while."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o777)
-        if os.getuid() == 0:
-            os.setresuid(65534, 65534, 0)
-        try:
+    is_root = os.getuid() == 0
+    if is_root:
+        os.setresuid(65534, 65534, 0)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
-        finally:
-            if os.getresuid()[2] == 0:
-                os.setresuid(0, 0, 0)
+    finally:
+        if is_root:
+            os.setresuid(0, 0, 0)
 
 
 def test_folder_that_cannot_be_written() -> None:
@@ -525,7 +519,8 @@ def test_readers_keep_the_file_that_is_overwritten(tmp_path: Path) -> None:
     old = Database(path)
     build(Listed(list(range(100, 120))), path, overwrite=True)
     assert [old.rows(0)[0].sample(row) for row in range(7)] == list(range(7))
-    assert Database(path).rows(0)[0].sample(0) == 100
+    new = Database(path)
+    assert new.rows(0)[0].sample(0) == 100
 
 
 @pytest.mark.parametrize("garbage", [b"", b"garbage", bytes(5000)], ids=["empty", "short", "zeros"])
@@ -577,95 +572,71 @@ def test_map_size_bounds_the_file(map_size: int, monkeypatch: pytest.MonkeyPatch
     assert all(map(same, samples(tmp_path / "a.lmdb"), source.samples))
 
 
-FULL_DISK = """
-import resource, signal, sys
-import lmdbpipe
-from lmdbpipe.errors import DatabaseFullError
-from tests.helpers import Pictures
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
-try:
-    lmdbpipe.build(Pictures(2000), sys.argv[1], progress=False, db_cfg={"write_frequency": 50})
-except DatabaseFullError as error:
-    print(error)
-"""
+def _build_on_full_disk(path: Path, messages: Any) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+    try:
+        build(Pictures(2000), path, db_cfg={"write_frequency": 50})
+    except DatabaseFullError as error:
+        messages.send(str(error))
 
 
 def test_full_disk(tmp_path: Path) -> None:
     """A disk that takes no more is a DatabaseFullError; with room again, the build resumes to the same content."""
     path = tmp_path / "a.lmdb"
-    result = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=True, cwd=_ROOT
-    )
-    assert "free room and build again" in result.stdout
+    here, there = FORK.Pipe()
+    process = FORK.Process(target=_build_on_full_disk, args=(path, there))
+    process.start()
+    assert "free room and build again" in here.recv()
+    process.join()
     assert files(tmp_path) == ["a.lmdb.partial"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lmdbpipe.encode._CHUNK_LENGTH", 16384)
-        build(Pictures(2000), path)
-        build(Pictures(2000), tmp_path / "b.lmdb")
+    build(Pictures(2000), path)
+    build(Pictures(2000), tmp_path / "b.lmdb")
     assert_same_files(path, tmp_path / "b.lmdb")
 
 
 # Several builders, and sudden ends
 
-_ROOT = Path(__file__).resolve().parents[1]
-BUILDER = """
-import sys
-import lmdbpipe, lmdbpipe.encode
-from tests.helpers import Slow
-lmdbpipe.encode._CHUNK_LENGTH = 7
-print("ready", flush=True)
-sys.stdin.readline()
-manifest = lmdbpipe.build(Slow(int(sys.argv[2])), sys.argv[1], progress=False, db_cfg={"write_frequency": 20},
-                          num_workers=int(sys.argv[3]))
-print(manifest.provenance["date"], manifest.totals["file_bytes"], flush=True)
-"""
+
+def _build_slowly(path: Path, length: int, num_workers: int, messages: Any) -> None:
+    os.setsid()
+    manifest = build(Slow(length), path, db_cfg=SMALL, num_workers=num_workers)
+    messages.send((manifest.provenance["date"], manifest.totals["file_bytes"]))
 
 
 @contextlib.contextmanager
-def builder(path: Path, length: int, num_workers: int = 0) -> Iterator[subprocess.Popen[str]]:
-    """A process that is about to build, and begins at a line on its standard input."""
-    command = [sys.executable, "-c", BUILDER, str(path), str(length), str(num_workers)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT, start_new_session=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            yield process
-        finally:
+def builder(path: Path, length: int, num_workers: int = 0) -> Iterator[tuple[Any, Any]]:
+    """A process that builds, and where it sends something of the manifest to; nothing of it is left afterwards."""
+    here, there = FORK.Pipe()
+    process = FORK.Process(target=_build_slowly, args=(path, length, num_workers, there))
+    process.start()
+    try:
+        yield process, here
+    finally:
+        for kill in (lambda: os.killpg(process.pid or 0, signal.SIGKILL), process.kill):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def begin(process: subprocess.Popen[str]) -> None:
-    """Let a builder begin."""
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
+                kill()
+        process.join()
 
 
 def test_builders_at_once_end_with_one_build(tmp_path: Path) -> None:
     """Processes and threads that build one file at once: one builds, all get its manifest, and no lock is left."""
     path = tmp_path / "a.lmdb"
-    found: list[str] = []
+    found: list[Any] = []
 
     def build_here() -> None:
         manifest = build(Slow(300), path, db_cfg=SMALL)
-        found.append(f"{manifest.provenance['date']} {manifest.totals['file_bytes']}\n")
+        found.append((manifest.provenance["date"], manifest.totals["file_bytes"]))
 
-    with builder(path, 300) as one, builder(path, 300) as other:
+    with builder(path, 300) as (_, one), builder(path, 300) as (_, other):
         threads = [threading.Thread(target=build_here) for _ in range(2)]
-        begin(one), begin(other)
         for thread in threads:
             thread.start()
-        assert one.stdout is not None
-        assert other.stdout is not None
-        printed = [one.stdout.readline(), other.stdout.readline()]
+        found += [one.recv(), other.recv()]
         for thread in threads:
             thread.join()
-    assert len(found) == 2
-    assert len(set(printed + found)) == 1
+    assert len(found) == 4
+    assert len(set(found)) == 1
     assert files(tmp_path) == ["a.lmdb"]
     assert len(samples(path)) == 300
 
@@ -675,28 +646,36 @@ def test_killed_builds_resume_to_the_same_content(tmp_path: Path) -> None:
 
     What is begun again after each kill ends with the content of an undisturbed build.
     """
-    length, kills, finished = 500, 0, 0
+    length, kills = 500, 0
     undisturbed, path = tmp_path / "undisturbed.lmdb", tmp_path / "a.lmdb"
     build(Slow(length), undisturbed, db_cfg=SMALL)
     rng = random.Random(0)
     progress: list[int] = []
-    while kills < 15:
-        with builder(path, length, num_workers=kills % 3) as process:
-            begin(process)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(rng.uniform(0, 0.25))
-            if process.poll() is None:
-                kills += 1
-            os.killpg(process.pid, signal.SIGKILL)
-        progress.append(_committed(path))
-        if path.exists():
-            finished += 1
-            assert_same_files(undisturbed, path)
-            path.unlink()
+    while kills < 20:
+        with builder(path, length, num_workers=kills % 3) as (process, _):
+            process.join(rng.uniform(0, 0.3))
+            kills += process.is_alive()
+            process.kill()  # its workers must see to themselves
+            process.join()
+            progress.append(_committed(path))
+            if path.exists():
+                assert_same_files(undisturbed, path)
+                path.unlink()
     assert any(later > earlier > 0 for earlier, later in itertools.pairwise(progress)), "later builds go on"
     build(Slow(length), path, db_cfg=SMALL)
     assert_same_files(undisturbed, path)
     assert files(tmp_path) == ["a.lmdb", "undisturbed.lmdb"]
+
+
+def test_workers_of_a_killed_build_let_the_next_one_go(tmp_path: Path) -> None:
+    """Workers end with the process that they work for, so that they do not hold its lock for ever."""
+    path = tmp_path / "a.lmdb"
+    with builder(path, 3000, num_workers=2) as (process, _):
+        while not _committed(path):
+            process.join(0.01)
+        process.kill()
+        process.join()
+        assert build(Slow(3000), path, num_workers=2).length == 3000
 
 
 def _committed(path: Path) -> int:

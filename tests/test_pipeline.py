@@ -16,7 +16,7 @@ from torchvision import transforms as v1
 
 from lmdbpipe.build import build
 from lmdbpipe.errors import TransformError
-from lmdbpipe.pipeline import Pipeline
+from lmdbpipe.pipeline import Pipeline, ReadOptions
 from lmdbpipe.reader import FixedSteps, fixed_steps
 from lmdbpipe.records import Records
 
@@ -57,7 +57,8 @@ def varying_sizes(tmp_path: Path) -> Records:
 
 def pipeline(records: Records, transform: Any, target: Any = None, **options: Any) -> Pipeline:
     """A pipeline with a transform at the input, and one at the target."""
-    return Pipeline(records, fixed_steps(records, transform, target, None), **options)
+    collate_fn = options.pop("collate_fn", None)
+    return Pipeline(records, fixed_steps(records, transform, target, None), collate_fn, ReadOptions(**options))
 
 
 def generator_words() -> list[int]:

@@ -35,7 +35,7 @@ def test_work_is_done_ahead_but_not_too_far() -> None:
     for _ in range(5):
         made.acquire()
     assert taken == [0, 1, 2, 3, 4]
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 @pytest.mark.parametrize("num_threads", [0, 2])
@@ -52,5 +52,5 @@ def test_threads_end_with_the_iterator() -> None:
     before = threading.active_count()
     results = map_ahead(str, range(1000), 3)
     assert next(results) == "0"
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert threading.active_count() == before

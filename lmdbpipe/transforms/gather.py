@@ -40,7 +40,7 @@ class _Scratch(threading.local):
         return buffer[:size]
 
     def frames(self, count: int, shape: tuple[int, ...], fill: NDArray[Any], inside: Any) -> NDArray[Any]:
-        """Frames [count, *shape] whose border holds ``fill``, since only the same inside is written as long as they last."""
+        """Frames [count, *shape] whose border holds ``fill``: only the same ``inside`` is written while they last."""
         dtype = fill.dtype
         key = (shape, dtype, fill.tobytes(), inside)
         if self._frames[0] != key or len(self._frames[1]) < count:
@@ -155,7 +155,7 @@ def _small(store: _Store, windows: Windows, out: Tensor) -> None:
         vflip = None if vflip is None else vflip[order]
     channels = out.shape[1]
     plain = channels == 1 or not store.hwc
-    starts, length = _lines(store, offsets, top, left, vflip, out)
+    starts, length = _lines(store, (offsets, top, left), vflip, out)
     flat = out.view(-1).view(torch.uint8)
     if plain and order is None:
         gather_bytes(store.memory, starts, length, flat)
@@ -186,8 +186,9 @@ def _small(store: _Store, windows: Windows, out: Tensor) -> None:
     torch.index_select(rows, 0, torch.from_numpy(places), out=flat.view(count, -1))
 
 
-def _lines(store: _Store, offsets: Any, top: Any, left: Any, vflip: Any, out: Tensor) -> tuple[NDArray[np.int64], int]:
-    """Give the bytes where the lines of rectangles begin, and their common length."""
+def _lines(store: _Store, corners: tuple[Any, Any, Any], vflip: Any, out: Tensor) -> tuple[NDArray[np.int64], int]:
+    """Give the bytes where lines of rectangles at (offset, top, left) begin, and their common length."""
+    offsets, top, left = corners
     _, channels, height, width = out.shape
     full_height, full_width = store.size
     planes = 1 if store.hwc else channels
@@ -238,7 +239,7 @@ def _framed(store: _Store, windows: Windows, out: Tensor) -> None:
             np.copyto(inner[ahead:], backwards)
     memory = torch.from_numpy(frames.view(np.uint8).reshape(-1))
     framed = _Store(memory, places * (len(memory) // count), (tall + above + below, wide + before + after), hwc=False)
-    starts, length = _lines(framed, framed.offsets, windows.top + above, left + before, windows.vflip, out)
+    starts, length = _lines(framed, (framed.offsets, windows.top + above, left + before), windows.vflip, out)
     gather_bytes(memory, starts, length, out.view(-1).view(torch.uint8))
 
 

@@ -266,22 +266,34 @@ def fill_of(t: Any, spec: Spec) -> tuple[float, ...] | str:
         return "torchvision pads tensors with one number only"
     elif spec.kind == "tensor" and len(values) > 1 and t.padding_mode != "constant":
         return "torchvision pads tensors with several numbers only in constant mode"
-    if not isinstance(values, (list, tuple)) or not all(isinstance(value, numbers.Real) for value in values):
-        return f"fill {fill!r} is not numbers"
-    if len(values) not in (1, spec.channels):
-        return f"fill {fill!r} does not fit {spec.channels} channels"
-    if spec.kind == "pil" and spec.mode not in _FILLABLE:
-        return f"PIL fills mode {spec.mode} in its own way"
+    reason = _unfit(values, spec)
+    if reason:
+        return f"fill {fill!r} {reason}"
     if spec.kind == "pil" and spec.mode != "F":
         values = [int(value) for value in values]
-    if not spec.dtype.is_floating_point:
-        if spec.dtype == torch.bool or any(value != int(value) for value in values):
-            return f"fill {fill!r} is no value of {spec.dtype}"
-        limits = torch.iinfo(spec.dtype)
-        if min(values) < limits.min or max(values) > limits.max:
-            return f"fill {fill!r} is no value of {spec.dtype}"
+    if not spec.dtype.is_floating_point and not _fits(values, spec.dtype):
+        return f"fill {fill!r} is no value of {spec.dtype}"
     filled = tuple(float(value) for value in values)
     return filled * spec.channels if len(filled) == 1 else filled
+
+
+def _unfit(values: Any, spec: Spec) -> str | None:
+    """Why a fill cannot be one value for each channel."""
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, numbers.Real) for value in values):
+        return "is not numbers"
+    if len(values) not in (1, spec.channels):
+        return f"does not fit {spec.channels} channels"
+    if spec.kind == "pil" and spec.mode not in _FILLABLE:
+        return f"is used in PIL's own way in mode {spec.mode}"
+    return None
+
+
+def _fits(values: Any, dtype: torch.dtype) -> bool:
+    """Whether numbers are values of an integer dtype."""
+    if dtype == torch.bool or any(value != int(value) for value in values):
+        return False
+    limits = torch.iinfo(dtype)
+    return bool(limits.min <= min(values) and max(values) <= limits.max)
 
 
 def pad(batch: Batch, t: Any, sides: list[Sides]) -> Batch:

@@ -1,7 +1,7 @@
 """Turn a torchvision transform into a batched pipeline that gives the same bits.
 
-The transform is flattened to steps. For a batch, the longest runs of steps that are batched for such images (`Spec`) are
-applied at once; the others get one sample after the other, as the object that torchvision would have given them.
+The transform is flattened to steps. For a batch, the longest runs of steps that are batched for such images (`Spec`)
+are applied at once; the others get one sample after the other, as the object that torchvision would have given them.
 """
 
 from __future__ import annotations

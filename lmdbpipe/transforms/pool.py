@@ -1,8 +1,8 @@
 """Output memory that is used again once nobody can see it.
 
-Fresh memory is the dearest part of a transform: the kernel hands it out page by page and zeroes every one. A tensor from
-here lies over a NumPy array that dies with the last tensor, view, slice, storage or array over it; its memory then goes
-back on a shelf. So what a caller holds is never written to again, for as long as it is held in any way.
+Fresh memory is the dearest part of a transform: the kernel hands it out page by page and zeroes every one. A tensor
+from here lies over a NumPy array that dies with the last tensor, view, slice, storage or array over it; its memory then
+goes back on a shelf. So what a caller holds is never written to again, for as long as it is held in any way.
 
 Safe in threads without a lock, because only single appends and pops of deques are shared (a collector may run the
 giving back in any thread, at any instruction). A forked child has its own copy of the shelves.

@@ -175,9 +175,9 @@ FULL = Plan(
 
 TINY = Plan(
     data=(
-        Data(key="small", title="32x32", side=32, count=300, batch_size=64),
-        Data(key="medium", title="224x224", side=224, count=20, batch_size=8),
-        Data(key="photos", title="photos", side=224, count=10, batch_size=4, varying=True),
+        Data(key="small", title="32x32", side=32, count=160, batch_size=32),
+        Data(key="medium", title="224x224", side=224, count=12, batch_size=4),
+        Data(key="photos", title="photos", side=224, count=8, batch_size=4, varying=True),
     ),
     cases=CASES,
     rounds=1,

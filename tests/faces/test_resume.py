@@ -58,7 +58,7 @@ def passes(iterable: Any, count: int) -> list[Any]:
 def test_iterators_resume_at_every_item(make: Any, batch_size: int | None, of_iterator: bool) -> None:
     """A dataset's or an iterator's state, at any item of the second epoch: the rest, then three whole epochs."""
     expected = passes(make(batch_size=batch_size), 5)
-    for stop in range(len(expected[0]) + 1):
+    for stop in range(0, len(expected[0]) + 1, 1 if batch_size else 7):
         before = make(batch_size=batch_size)
         list(before)
         iterator = iter(before)
@@ -167,7 +167,7 @@ def test_single_samples_in_stateful_loaders(make: Any) -> None:
 
     for num_workers in (0, 2):
         expected = passes(batches(num_workers), 2)
-        for stop in range(0, len(expected[0]) + 1, 3):
+        for stop in (0, 1, 4, 7):
             before = batches(num_workers)
             seen = list(itertools.islice(before, stop))
             after = batches(num_workers)
@@ -182,7 +182,7 @@ def test_plain_loaders_resume_by_counting(make: Any, num_workers: int, persisten
     expected = passes(make(), 3)
     kept = make()
     kept_loader = loader(kept, num_workers, persistent_workers=persistent and num_workers > 0)
-    for stop in range(BATCHES + 1):
+    for stop in range(1, BATCHES + 1):
         before = make()
         batches = loader(before, num_workers)
         list(batches)
@@ -191,7 +191,7 @@ def test_plain_loaders_resume_by_counting(make: Any, num_workers: int, persisten
         state = through_json(before.state_dict(batches=stop))
         assert state["position"] == min(6 * stop, 29)
         kept.load_state_dict(state)  # into a loader that has run before, workers and all
-        assert equal([seen, expected[2]], [expected[1][:stop], expected[2]])
+        assert equal(seen, expected[1][:stop])
         assert equal([expected[1][stop:], expected[2]], passes(kept_loader, 2))
         again = make()
         again.set_epoch(1)
@@ -222,6 +222,8 @@ def test_workers_must_be_counted_for(make: Any) -> None:
         stream.state_dict()
     with pytest.raises(StateError, match="done must be"):
         stream.state_dict(batches=6)
+    with pytest.raises(StateError, match="batches=0 may be"):
+        stream.state_dict(batches=0)
     with pytest.raises(ConfigError, match="batches"):
         stream.state_dict(batches=-1)
     with pytest.raises(ConfigError, match="batch_size"):
@@ -237,17 +239,15 @@ def test_datapipes_resume_in_loaders(file_of: FileOf, num_workers: int) -> None:
     def make() -> Any:
         return LMDBReader(file_of(29), batch_size=6, transform=AUGMENT)
 
-    for stop in range(BATCHES + 1):
+    for stop in range(1, BATCHES + 1):
         before = make()
         batches = loader(before, num_workers, shuffle=True)
         list(batches)
         iterator = iter(batches)
         seen = list(itertools.islice(iterator, stop))
-        if stop == 0 and num_workers:
-            continue  # no worker has begun for certain
         state = through_json(before.state_dict(batches=stop))
         rest = list(iterator)
-        assert num_workers or stop == 0 or state == through_json(before.state_dict(batches=stop))
+        assert state == through_json(before.state_dict(batches=stop))
         after = make()
         resumed = loader(after, 2 - num_workers, shuffle=True)
         after.load_state_dict(state)
@@ -320,7 +320,7 @@ def test_stateful_loaders_change_their_workers(make: Any, options: dict[str, Any
         state = through_json(before.state_dict())
         refused = stateful(make(), 1)
         refused.load_state_dict(state)
-        with pytest.raises(AssertionError):
+        with pytest.raises(StateError, match="merge the states of all workers"):
             iter(refused)
         after = make()
         after.load_state_dict(merge_states(state))

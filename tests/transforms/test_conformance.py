@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from torchvision.transforms import v2
 from torchvision.transforms import transforms as v1
+from torchvision.transforms import v2
 
 from lmdbpipe.transforms.table import TABLE
 from tests.transforms.examples import EXAMPLES, MEAN, STD

@@ -97,6 +97,7 @@ def test_threads() -> None:
 
 
 def _child(pool: Pool, queue: Any) -> None:
+    torch.set_num_threads(1)  # as DataLoader does: the parent's threads are not here
     tensor = pool.empty((SMALLEST,), torch.uint8).fill_(7)
     queue.put(int(tensor.sum()))
 
