@@ -66,7 +66,8 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
     Args:
         source_datapipe: A path, a pattern, a list of these, or a pipe of paths; several files are one sequence.
         batch_size, shuffle, buffer_size, seed, drop_last, uneven, rank, world_size, mesh, with_mask, transform,
-            target_transform, transforms, collate_fn, lower, exact, num_threads, db_cfg: As `LMDBIterableDataset` takes them.
+            target_transform, transforms, collate_fn, lower, exact, num_threads, db_cfg: As `LMDBIterableDataset` takes
+            them.
 
     Raises:
         ConfigError: An option has a value that cannot be used.

@@ -6,8 +6,8 @@ processes): every process that begins a pass writes into its own slot which load
 began. A worker joins the pass that another worker of its loader has begun and it has not; otherwise it begins the epoch
 after the last. That is right in whatever order the workers arrive, without a lock.
 
-A state that is loaded in the main process lies in the same memory, so that workers find it, kept ones too. It belongs to
-one epoch, so it is used once; its seed holds from then on.
+A state that is loaded in the main process lies in the same memory, so that workers find it, kept ones too. It belongs
+to one epoch, so it is used once; its seed holds from then on.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class EpochCounter:
     """Counts passes. Copies that travel to worker processes count together; other copies count on by themselves."""
 
     def __init__(self) -> None:
-        self._slots = torch.full((_SLOTS, 3), -1, dtype=torch.int64).share_memory_()
-        self._cells = torch.tensor([0, 0, 0, 0, 0, -1, 0], dtype=torch.int64).share_memory_()
-        self._state = torch.zeros(_STATE_BYTES, dtype=torch.uint8).share_memory_()
+        self._slots = _shared(torch.full((_SLOTS, 3), -1, dtype=torch.int64))
+        self._cells = _shared(torch.tensor([0, 0, 0, 0, 0, -1, 0], dtype=torch.int64))
+        self._state = _shared(torch.zeros(_STATE_BYTES, dtype=torch.uint8))
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(vars(self))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update({name: value.share_memory_() for name, value in state.items()})
+        vars(self).update({name: _shared(value) for name, value in state.items()})
 
     def set(self, epoch: int) -> None:
         """Make `epoch` the next one to begin.
@@ -85,7 +85,7 @@ class EpochCounter:
         """The state that was loaded for a pass."""
         if int(self._cells[_LOADED]) != epoch:
             return None
-        return self._state[: int(self._cells[_SIZE])].numpy().tobytes()
+        return bytes(self._state[: int(self._cells[_SIZE])].numpy())
 
     @property
     def seed(self) -> int | None:
@@ -169,6 +169,12 @@ class EpochCounter:
         self._slots[process.slot, _LOADER] = process.loader  # before the epoch, which makes the slot count
         self._slots[process.slot, _WORKERS] = process.workers
         self._slots[process.slot, _EPOCH] = epoch
+
+
+def _shared(tensor: torch.Tensor) -> torch.Tensor:
+    """Move a tensor to memory that other processes see, if it is not there."""
+    shared: torch.Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
+    return shared
 
 
 def _signed(seed: int) -> int:

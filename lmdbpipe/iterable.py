@@ -35,8 +35,8 @@ class LMDBIterableDataset(IterableDataset[Any]):
     batches does not depend on the number of workers, and there is one short batch in an epoch. Every pass is the next
     epoch, in the main process as in workers, kept or not.
 
-    It and its iterators have ``state_dict`` and ``load_state_dict``, so that torchdata's ``StatefulDataLoader`` resumes it
-    by itself. With a plain DataLoader the loop counts::
+    It and its iterators have ``state_dict`` and ``load_state_dict``, so that torchdata's ``StatefulDataLoader`` resumes
+    it by itself. With a plain DataLoader the loop counts::
 
         state = dataset.state_dict(batches=step)    # step batches of this epoch are done; save it
         ...
@@ -58,10 +58,10 @@ class LMDBIterableDataset(IterableDataset[Any]):
             ranks may differ by one, which collective operations must tolerate.
         rank: This process's rank; from torch.distributed where that is initialised, else the only one.
         world_size: Number of ranks; goes with `rank`.
-        mesh: Instead of both, one dimension of a `DeviceMesh` (``mesh["dp"]``), whose positions are the ranks: processes
-            that differ in other dimensions only get the same samples.
-        with_mask: Give pairs ``(batch, mask)``, where ``mask`` is bool ``[n]`` and False for samples that `uneven` repeats,
-            so that a metric can be exact; without a `batch_size` pairs of a sample and a bool.
+        mesh: Instead of both, one dimension of a `DeviceMesh` (``mesh["dp"]``), whose positions are the ranks:
+            processes that differ in other dimensions only get the same samples.
+        with_mask: Give pairs ``(batch, mask)``, where ``mask`` is bool ``[n]`` and False for samples that `uneven`
+            repeats, so that a metric can be exact; without a `batch_size` pairs of a sample and a bool.
         transform: Applied to the input of each sample.
         target_transform: Applied to the target.
         transforms: Applied to both together, instead.
@@ -170,15 +170,15 @@ class LMDBIterableDataset(IterableDataset[Any]):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Let the next pass go on from a state, in this process or in the workers of a loader, kept ones included.
 
-        The pass reads what remained of its epoch, dealt anew to the ranks and workers that there are now; those after it
-        are whole. The state's seed holds from now on. A finished epoch's state begins the next epoch.
+        The pass reads what remained of its epoch, dealt anew to the ranks and workers that there are now; those after
+        it are whole. The state's seed holds from now on. A finished epoch's state begins the next epoch.
 
         Args:
             state_dict: As `state_dict` gave it, on any face, any rank, any number of ranks and workers.
 
         Raises:
-            StateError: It is damaged, of another file, another order or a newer version; it is of one of several workers
-                (use `lmdbpipe.merge_states`); or `set_epoch` has told another epoch.
+            StateError: It is damaged, of another file, another order or a newer version; it is of one of several
+                workers (use `lmdbpipe.merge_states`); or `set_epoch` has told another epoch.
         """
         self._reader.load(state_dict, self._ranks())
 

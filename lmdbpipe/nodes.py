@@ -24,11 +24,11 @@ Task: TypeAlias = tuple[Indices, int, int, Any]
 """Samples to read, the seed and epoch of what is drawn for them, and their mask."""
 
 
-class LMDBNode(BaseNode[Any]):
+class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
     """Streams a database as a node of torchdata.nodes: batches, or samples without a batch size.
 
-    Every reset without a state begins the next epoch, so a ``Loader`` around it gives one epoch a pass. The state is that
-    of the other faces: it loads into them, and theirs into it.
+    Every reset without a state begins the next epoch, so a ``Loader`` around it gives one epoch a pass. The state is
+    that of the other faces: it loads into them, and theirs into it.
 
     Args:
         path_or_dataset: A path, a pattern, a list of these, or an `LMDBDataset`; or an `LMDBIterableDataset`, whose
@@ -90,10 +90,10 @@ class LMDBNode(BaseNode[Any]):
         """
         super().reset(initial_state)
         reader, ranks, workers = self.dataset._reader, self.dataset._ranks(), Workers(0, 1)
-        if initial_state is None:
-            plan = reader.plan(ranks, workers)
-        else:
+        if initial_state is not None:
             plan = reader.load_plan(initial_state, ranks, workers)
+        else:
+            plan = reader.plan(ranks, workers)
         self._progress = Progress(plan, plan.first, plan.ended)
         reader.follow(self._progress)
         self._source.plan = plan
@@ -145,7 +145,7 @@ def loader(
     return Loader(PinMemory(node) if pin_memory else node)
 
 
-class _Tasks(BaseNode[Task]):
+class _Tasks(BaseNode[Task]):  # type: ignore[misc]
     """Says what is to be read; in threads it runs ahead of the node, which alone counts."""
 
     def __init__(self, reader: StreamReader) -> None:

@@ -156,7 +156,7 @@ class Structure:
         if tree == "leaf":
             return cls("leaf")
         try:
-            kind, items = next(iter(tree.items()), (None, None))
+            kind, items = next(iter(tree.items()), ("", ()))
             if kind in ("tuple", "list"):
                 return cls(kind, tuple(range(len(items))), tuple(map(cls.from_json, items)))
             if kind not in _DICTS and kind != "namedtuple":

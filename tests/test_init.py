@@ -12,9 +12,15 @@ def test_public_names_are_pinned() -> None:
     """What the package promises can be imported, is sorted, and is this."""
     assert lmdbpipe.__all__ == sorted(lmdbpipe.__all__, key=lambda name: (name.islower(), name))
     assert all(hasattr(lmdbpipe, name) for name in lmdbpipe.__all__)
-    assert {"LMDBConfig", "LMDBDataset", "LMDBIterableDataset", "LMDBReader", "LMDBWriter", "LMDB_config", "build"} <= set(
-        lmdbpipe.__all__
-    )
+    assert {
+        "LMDBConfig",
+        "LMDBDataset",
+        "LMDBIterableDataset",
+        "LMDBReader",
+        "LMDBWriter",
+        "LMDB_config",
+        "build",
+    } <= set(lmdbpipe.__all__)
     assert all(getattr(lmdbpipe, name).__doc__ for name in lmdbpipe.__all__)
 
 

@@ -141,7 +141,7 @@ def test_odd_keys_are_refused(key: Any) -> None:
         Structure.of((0, {key: object()}))
 
 
-JSON_LEAVES = [None, [], {}, [1, 2], {"a": []}, {"a": {"b": None}, "c": 1}, [{"bbox": [1.0, 2.0], "id": 3}]]
+JSON_LEAVES: list[Any] = [None, [], {}, [1, 2], {"a": []}, {"a": {"b": None}, "c": 1}, [{"bbox": [1.0, 2.0], "id": 3}]]
 BRANCHES = [(), (1,), {"a": 1}, {"a": {"b": "c"}}, [object()], {"a": object()}, {1: 2}, {"a": (1,)}, [(1, 2)]]
 
 
@@ -164,7 +164,12 @@ def test_lost_named_tuples_are_made_anew() -> None:
     """A named tuple whose class cannot be found comes back as an equal one, which pickles; nothing is imported."""
     structure = Structure.of(Point(1, 2))
     tree = structure.to_json()
-    for name in (["nowhere", "Point"], [__name__, "Local.<locals>.Point"], [__name__, "KEYS"], ["collections", "deque"]):
+    for name in (
+        ["nowhere", "Point"],
+        [__name__, "Local.<locals>.Point"],
+        [__name__, "KEYS"],
+        ["collections", "deque"],
+    ):
         made = Structure.from_json({**tree, "type": name}).unflatten([3, 4])
         assert made == (3, 4)
         assert (made.x, made.y) == (3, 4)
@@ -182,7 +187,7 @@ def test_found_named_tuples_keep_their_class() -> None:
 
 def test_main_module_of_spawned_processes_is_main() -> None:
     """A class of ``__main__``, which a spawned process calls ``__mp_main__``, is one and the same."""
-    local = collections.namedtuple("local", "a")  # noqa: PYI024 - made at run time, to change its module
+    local = collections.namedtuple("local", "a")
     local.__module__ = "__main__"
     structure = Structure.of(local(1))
     local.__module__ = "__mp_main__"
@@ -197,7 +202,9 @@ def test_batches_use_the_containers_of_default_collate() -> None:
     assert structure.unflatten_batch(list("abcde")) == ["a", {"a": ["b", "c"]}, Point("d", "e")]
 
 
-@pytest.mark.parametrize("tree", [None, 1, "branch", [], {}, {"tuple": 3}, {"nope": []}, {"dict": [["a"]]}, {"namedtuple": []}])
+@pytest.mark.parametrize(
+    "tree", [None, 1, "branch", [], {}, {"tuple": 3}, {"nope": []}, {"dict": [["a"]]}, {"namedtuple": []}]
+)
 def test_damaged_trees_are_corrupt(tree: Any) -> None:
     """A description that is no tree is a CorruptError."""
     with pytest.raises(CorruptError):

@@ -18,6 +18,7 @@ import lmdb
 
 from lmdbpipe.config import LMDBConfig
 from lmdbpipe.errors import CorruptError, DatabaseNotFoundError, DatabasePathError, FormatError
+from lmdbpipe.store.pages import check_pages
 
 _FILE = {"subdir": False, "lock": False, "max_dbs": 3}
 if int(lmdb.__version__.split(".")[0]) >= 3:
@@ -130,6 +131,8 @@ def _open(path: Path, config: LMDBConfig) -> Environment:
         raise FormatError(f"{path}: is not an LMDB file that can be read here ({error})") from error
     try:
         _check_size(path, env)
+        for damage in check_pages(path, trees=("meta",)):  # what is walked while a file is opened
+            raise CorruptError(f"{path}: {damage}; copy or build it again")
         handles = {name: env.open_db(name, create=False) for name in (META, DATA, SUMS)}
     except lmdb.Error as error:
         env.close()

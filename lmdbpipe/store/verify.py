@@ -10,16 +10,25 @@ import xxhash
 from lmdbpipe.codecs import Array
 from lmdbpipe.codecs.base import as_bytes
 from lmdbpipe.errors import CorruptError
-from lmdbpipe.store.environment import DATA, SUMS
+from lmdbpipe.store.environment import DATA, META, SUMS
+from lmdbpipe.store.manifest import MANIFEST_KEY
+from lmdbpipe.store.pages import check_pages
 from lmdbpipe.store.reader import Database, chunk_key
 
 
 def verify(database: Database) -> Iterator[str]:
     """Read a whole file once, and yield what is wrong with it, where; nothing if it is sound."""
+    damage = list(check_pages(database.path))
+    yield from damage
+    if damage:  # LMDB would trust these pages
+        return
     try:
         yield from _verify_keys(database)
         for chunk in range(database.manifest.num_chunks):
             yield from _verify_chunk(database, chunk)
+        payload = sum(database.value_sizes())
+        if payload != database.manifest.totals["payload_bytes"]:
+            yield f"the payload has {payload} bytes, the manifest says {database.manifest.totals['payload_bytes']}"
         size = database.path.stat().st_size
         if size != database.manifest.totals["file_bytes"]:
             yield f"the file has {size} bytes, its manifest says {database.manifest.totals['file_bytes']}"
@@ -29,6 +38,9 @@ def verify(database: Database) -> Iterator[str]:
 
 def _verify_keys(database: Database) -> Iterator[str]:
     manifest = database.manifest
+    yield from (
+        f"database meta: key {key!r} does not belong there" for key in database.keys(META) if key != MANIFEST_KEY
+    )
     indices = [column.index for column in manifest.schema.columns]
     for name in (DATA, SUMS):
         expected = (chunk_key(chunk, index) for chunk in range(manifest.num_chunks) for index in indices)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from lmdbpipe.transforms.gather import LARGE, Source, gather, one, source_dtype
+from lmdbpipe.transforms.gather import LARGE, Source, gather, gather_large, one, source_dtype
 from lmdbpipe.transforms.modes import image_of, pixels_of
 from lmdbpipe.transforms.pool import POOL
 from lmdbpipe.transforms.raw import RawImages
@@ -142,14 +142,18 @@ class Batch:
         block = max(1, BLOCK // (image * out.element_size()))
         small = image * source_dtype(self.source).itemsize < LARGE
         stride = max(1, GATHERED // image) if small else block
-        scratch: Tensor | None = None
+        scratch = torch.empty((min(stride, len(self)), *shape[1:]), dtype=source_dtype(self.source))
         for begin in range(0, len(self), stride):
             end = min(begin + stride, len(self))
-            windows = self.windows.take(np.arange(begin, end)) if stride < len(self) else self.windows
-            scratch = gather(self.source, windows, None if scratch is None else scratch[: end - begin])
+            some = scratch[: end - begin]
+            if small:
+                windows = self.windows.take(np.arange(begin, end)) if stride < len(self) else self.windows
+                gather(self.source, windows, some)
+            else:
+                gather_large(self.source, self.windows, begin, some)
             for first in range(begin, end, block):
                 last = min(first + block, end)
-                _run_into(self.pending, scratch[first - begin : last - begin], out[first:last])
+                _run_into(self.pending, some[first - begin : last - begin], out[first:last])
         return out
 
     def map(self, function: Callable[[Tensor], Tensor], spec: Spec) -> Batch:
@@ -169,7 +173,7 @@ class Batch:
         done = self.now()
         if isinstance(done.source, Tensor):
             rows = torch.from_numpy(np.flatnonzero(mask)).to(done.source.device)
-            done.source.index_copy_(0, rows, function(done.source.index_select(0, rows)))
+            _put(done.source, rows, function(done.source.index_select(0, rows)))
             return done
         assert isinstance(done.source, list)
         pairs = zip(done.source, mask.tolist(), strict=True)
@@ -248,7 +252,8 @@ def merge(parts: Sequence[tuple[Ints, Batch]]) -> Batch:
         example = done[0][1].source
         out = torch.empty((len(places), *example.shape[1:]), dtype=example.dtype, device=example.device)
         for where, batch in done:
-            out[torch.from_numpy(where).to(out.device)] = batch.source  # type: ignore[assignment]
+            rows = torch.from_numpy(where).to(out.device)
+            _put(out, rows, batch.source)  # type: ignore[arg-type]
         return Batch.of_tensors(first.spec, out, palettes)
     listed: list[Any] = [None] * len(places)
     for where, batch in done:
@@ -256,6 +261,13 @@ def merge(parts: Sequence[tuple[Ints, Batch]]) -> Batch:
         for place, tensor in zip(where.tolist(), tensors, strict=True):
             listed[place] = tensor
     return Batch.of_tensors(first.spec, listed, palettes)
+
+
+def _put(target: Tensor, rows: Tensor, values: Tensor) -> None:
+    """Copy values to some rows; as int16 where torch cannot with uint16."""
+    if target.dtype == torch.uint16:
+        target, values = target.view(torch.int16), values.view(torch.int16)
+    target.index_copy_(0, rows, values)
 
 
 def _run(operations: Sequence[Arithmetic], x: Tensor) -> Tensor:

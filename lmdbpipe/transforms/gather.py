@@ -87,7 +87,7 @@ def source_dtype(source: Source) -> torch.dtype:
     return source[0].dtype
 
 
-def one(source: Source, windows: Windows, i: int) -> NDArray[Any]:
+def one(source: Source, windows: Windows, i: int, *, mirror: bool = True) -> NDArray[Any]:
     """Give the pixels of one output as HxWxC: a view where nothing reaches over an edge, else a copy."""
     row = int(windows.rows[i])
     pixels = source.hwc(row) if isinstance(source, RawImages) else source[row].permute(1, 2, 0).numpy()
@@ -102,7 +102,7 @@ def one(source: Source, windows: Windows, i: int) -> NDArray[Any]:
         y, x = max(-top, 0), max(-left, 0)
         canvas[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
         inside = canvas
-    if windows.hflip is not None and windows.hflip[i]:
+    if mirror and windows.hflip is not None and windows.hflip[i]:
         inside = inside[:, ::-1]
     if windows.vflip is not None and windows.vflip[i]:
         inside = inside[::-1]
@@ -136,10 +136,19 @@ def gather(source: Source, windows: Windows, out: Tensor | None) -> Tensor:
     if store is not None:
         _small(store, windows, out)
         return out
-    array = out.numpy()
-    for i in range(len(windows)):
-        np.copyto(array[i], one(source, windows, i).transpose(2, 0, 1))
+    gather_large(source, windows, 0, out)
     return out
+
+
+def gather_large(source: Source, windows: Windows, begin: int, out: Tensor) -> None:
+    """Move images one at a time: from number ``begin`` on, as many as ``out`` [k, C, H, W] holds."""
+    array = out.numpy()
+    planar = isinstance(source, Tensor) or (isinstance(source, RawImages) and source.layout == "CHW")
+    for k in range(len(out)):
+        pixels = one(source, windows, begin + k, mirror=not planar)
+        np.copyto(array[k], pixels.transpose(2, 0, 1))
+        if planar and windows.hflip is not None and windows.hflip[begin + k]:  # torch mirrors lines faster than NumPy
+            out[k] = out[k].flip(-1)
 
 
 def _small(store: _Store, windows: Windows, out: Tensor) -> None:

@@ -48,6 +48,7 @@ class RawImages:
             colours; empty for none.
 
     Example:
+        >>> import numpy as np
         >>> memory = np.arange(2 * 2 * 2 * 3, dtype=np.uint8)
         >>> images = RawImages(memory, np.array([12, 0]), (2, 2), "RGB")
         >>> images.gather().shape

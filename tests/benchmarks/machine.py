@@ -85,6 +85,12 @@ def own_memory() -> int | None:
         return None
 
 
+def processor_seconds() -> float:
+    """Processor time of this process so far, its threads and its ended children included."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def peak_memory() -> int:
     """Bytes of the process's largest resident size so far, file mappings included."""
     resource = importlib.import_module("resource")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Mapping
 
 from .rows import Row, Table
@@ -15,7 +16,8 @@ def as_markdown(table: Table, machine: Mapping[str, str]) -> str:
     parts = [
         "# Benchmark",
         ", ".join(f"{name} {value}" for name, value in machine.items()) + ".",
-        "Medians over rounds in which the contenders took turns; ratios are to the baseline of each measure (1.00x).",
+        "Medians over rounds in which the contenders took turns; ratios are to the baseline of each measure (1.00x), "
+        "cores are processor seconds in a second.",
         _figures(table),
     ]
     targets = [_target(target, table) for target in TARGETS]
@@ -46,7 +48,10 @@ def number(value: float) -> str:
 
 
 def _figures(table: Table) -> str:
-    lines = ["| measure | contender | median | range | ratio |", "| --- | --- | ---: | ---: | ---: |"]
+    lines = [
+        "| measure | contender | median | range | ratio | cores |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
     for group in table.measures():
         baseline = next((row for row in group if row.contender == row.measure.baseline), None)
         best = (max if group[0].measure.higher_is_better else min)(row.median for row in group)
@@ -55,7 +60,8 @@ def _figures(table: Table) -> str:
             median = f"**{number(row.median)}**" if row.median == best else number(row.median)
             spread = f"{number(min(row.values))} to {number(max(row.values))}" if len(row.values) > 1 else ""
             ratio = f"{number(row.ratio(baseline))}x" if baseline is not None else ""
-            lines.append(f"| {title} | {row.contender} | {median} | {spread} | {ratio} |")
+            cores = f"{statistics.median(row.cores):.1f}" if row.cores else ""
+            lines.append(f"| {title} | {row.contender} | {median} | {spread} | {ratio} | {cores} |")
             title = ""
     return "\n".join(lines)
 

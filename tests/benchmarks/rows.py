@@ -28,6 +28,8 @@ class Row:
     contender: str
     kind: Kind
     values: list[float]
+    cores: list[float] = field(default_factory=list)
+    """Processor seconds for a second of each round, in threads and worker processes too; empty where not measured."""
 
     @property
     def median(self) -> float:

@@ -21,7 +21,7 @@ import numpy as np
 from .check import Expected, check_get, check_plain, check_transformed
 from .contender import Contender, Epochs, Job, Reader, Unsupported
 from .data import Source
-from .machine import deadline, disk_usage, settle
+from .machine import deadline, disk_usage, processor_seconds, settle
 from .rows import Measure, Row
 from .setting import Setting
 from .workloads import Case, Data, Plan
@@ -31,18 +31,35 @@ log = logging.getLogger(__name__)
 _BUILD_LIMITS = 4  # a build may take this many times as long as a turn
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """Some whole epochs, added up."""
+
+    epochs: int
+    images: int
+    seconds: float
+    to_first: float
+    """Seconds until the first batch of each epoch came."""
+    processor: float
+    """Seconds of processor time, of threads and ended worker processes too."""
+
+    def steady(self, batch_size: int) -> float:
+        """Images/s without the first batches and the time until they came."""
+        return (self.images - self.epochs * batch_size) / max(self.seconds - self.to_first, 1e-9)
+
+
 @dataclass
 class _Entrant:
-    """A contender that passed the check of a case, and its turns: (images, seconds, seconds to the first batch)."""
+    """A contender that passed the check of a case, and its turns."""
 
     contender: Contender
     epochs: Epochs
     length: int
-    turns: list[tuple[int, float, float]]
+    turns: list[_Turn]
 
     def slow(self, plan: Plan) -> bool:
         """Whether it had as many turns as slow ones get."""
-        return len(self.turns) >= plan.slow_rounds and self.turns[0][1] > plan.slow_seconds
+        return len(self.turns) >= plan.slow_rounds and self.turns[0].seconds > plan.slow_seconds
 
 
 class Runner:
@@ -124,15 +141,16 @@ class Runner:
                 if not alive:
                     entrants.remove(entrant)
         for entrant in entrants:
-            rates = [images / seconds for images, seconds, _ in entrant.turns]
-            self._add(Measure(case.key, title, "images/s", case.baseline), entrant.contender, rates)
+            rates = [turn.images / turn.seconds for turn in entrant.turns]
+            cores = [turn.processor / turn.seconds for turn in entrant.turns]
+            self._add(Measure(case.key, title, "images/s", case.baseline), entrant.contender, rates, cores)
             if case.workers:
-                steady = [_steady(turn, data.batch_size, len(source)) for turn in entrant.turns]
+                steady = [turn.steady(min(data.batch_size, len(source))) for turn in entrant.turns]
                 longer = Measure(f"{case.key}-steady", f"{title}, after the first batch", "images/s", case.baseline)
                 self._add(longer, entrant.contender, steady)
 
-    def _add(self, measure: Measure, contender: Contender, values: list[float]) -> None:
-        self.table.rows.append(Row(measure, contender.name, contender.kind, values))
+    def _add(self, measure: Measure, contender: Contender, values: list[float], cores: Sequence[float] = ()) -> None:
+        self.table.rows.append(Row(measure, contender.name, contender.kind, values, list(cores)))
 
     @contextmanager
     def _surviving(self, contender: Contender, title: str) -> Iterator[None]:
@@ -171,11 +189,11 @@ def _begin(case: Case, reader: Reader, job: Job, expected: Expected, get_count: 
     return epochs, len(expected.source)
 
 
-def _turn(epochs: Epochs, length: int, least_seconds: float) -> tuple[int, float, float]:
-    """Whole epochs for at least so long: images, seconds, and seconds until first batches, all added up."""
+def _turn(epochs: Epochs, length: int, least_seconds: float) -> _Turn:
+    """Take whole epochs for at least so long."""
     settle()
-    images, seconds, to_first = 0, 0.0, 0.0
-    while not images or seconds < least_seconds:
+    count, seconds, to_first, processor = 0, 0.0, 0.0, processor_seconds()
+    while not count or seconds < least_seconds:
         start = time.perf_counter()
         iterator = iter(epochs)
         batch = next(iterator)
@@ -184,13 +202,6 @@ def _turn(epochs: Epochs, length: int, least_seconds: float) -> tuple[int, float
             pass
         seconds += time.perf_counter() - start
         to_first += first - start
-        images += length
-        del batch
-    return images, seconds, to_first
-
-
-def _steady(turn: tuple[int, float, float], batch_size: int, length: int) -> float:
-    """Images/s without the first batches and the time until they came."""
-    images, seconds, to_first = turn
-    epochs = images // length
-    return (images - epochs * min(batch_size, length)) / max(seconds - to_first, 1e-9)
+        count += 1
+        del batch, iterator
+    return _Turn(count, count * length, seconds, to_first, processor_seconds() - processor)

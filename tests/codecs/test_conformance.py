@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from lmdbpipe.codecs import CODECS, Codec
+from lmdbpipe.codecs import CODECS, MODES, Codec
 from lmdbpipe.codecs.base import as_bytes
 from tests.helpers import image, same
 
@@ -25,8 +25,10 @@ _NUMPY = ("|b1", "<u2", ">u2", "<i8", ">i4", "<f2", ">f8", "<c8", ">c16", "<M8[s
 def _tensor(dtype: str, *shape: int) -> torch.Tensor:
     count = int(np.prod(shape)) * getattr(torch, dtype).itemsize
     data = np.random.default_rng(count).integers(2 if dtype == "bool" else 256, size=count, dtype=np.uint8)
-    return torch.from_numpy(data).view(getattr(torch, dtype)).reshape(shape) if count else torch.empty(
-        shape, dtype=getattr(torch, dtype)
+    return (
+        torch.from_numpy(data).view(getattr(torch, dtype)).reshape(shape)
+        if count
+        else torch.empty(shape, dtype=getattr(torch, dtype))
     )
 
 
@@ -48,8 +50,7 @@ def _palette(mode: str, transparency: int | bytes | None = None) -> Image.Image:
 
 EXAMPLES: dict[str, list[list[Any]]] = {
     "image": [
-        *([image(mode, (5, 4), k) for k in range(3)] for mode in "1 L LA La P RGB RGBA RGBa RGBX CMYK".split()),
-        *([image(mode, (5, 4), k) for k in range(3)] for mode in "YCbCr HSV LAB I;16 I F".split()),
+        *([image(mode, (5, 4), k) for k in range(3)] for mode in MODES),
         [image("RGB", size) for size in [(5, 4), (4, 5), (5, 4), (1, 9)]],
         [image("I;16", size) for size in [(5, 4), (4, 5)]],
         [image(mode, (5, 4)) for mode in ["RGB", "L", "P", "F", "1", "RGB"]],
@@ -109,7 +110,9 @@ def _case_name(case: list[Any]) -> str:
 
 
 CASES = [
-    pytest.param(CODECS[name], case, id=f"{name}-{_case_name(case)}") for name in CODECS for case in EXAMPLES.get(name, [])
+    pytest.param(CODECS[name], case, id=f"{name}-{_case_name(case)}")
+    for name in CODECS
+    for case in EXAMPLES.get(name, [])
 ]
 parametrize = pytest.mark.parametrize(("kind", "values"), CASES)
 
@@ -295,5 +298,7 @@ def test_dense_rows_stack_into_a_batch(kind: type[Codec], values: list[Any]) -> 
     read = codec.rows(arrays, len(values))
     for number, row in enumerate(batch):
         item = read.batch_item(number)
-        tensor = item.as_subclass(torch.Tensor) if isinstance(item, torch.Tensor) else torch.tensor(item, dtype=row.dtype)
+        tensor = (
+            item.as_subclass(torch.Tensor) if isinstance(item, torch.Tensor) else torch.tensor(item, dtype=row.dtype)
+        )
         assert same(tensor, row.clone())

@@ -22,7 +22,7 @@ class Colour(enum.IntEnum):
     RED = 1
 
 
-class Special(np.ndarray):  # type: ignore[type-arg]
+class Special(np.ndarray):
     """An array that is more than an array."""
 
 
@@ -34,11 +34,11 @@ UNSUPPORTED = {
     "big int": 2**63,
     "object array": np.array([None]),
     "array subclass": np.zeros(2).view(Special),
-    "masked array": np.ma.masked_array([1, 2], [True, False]),  # type: ignore[no-untyped-call]
+    "masked array": np.ma.masked_array([1, 2], [True, False]),
     "empty dtype": np.empty(3, "V0"),
     "sparse tensor": torch.zeros(2, 2).to_sparse(),
     "meta tensor": torch.empty(2, device="meta"),
-    "bounding boxes": tv_tensors.BoundingBoxes(torch.zeros(1, 4), format="XYXY", canvas_size=(4, 4)),  # type: ignore[call-overload]
+    "bounding boxes": tv_tensors.BoundingBoxes(torch.zeros(1, 4), format="XYXY", canvas_size=(4, 4)),
     "PIL mode": image("L", (2, 2)).convert("PA"),
     "function": len,
 }
@@ -76,7 +76,7 @@ MISMATCHED = {
 def test_mismatching_leaves_are_refused(first: Any, other: Any) -> None:
     """A leaf of another type, dtype or number of dimensions than the first sample's is an error that names it."""
     schema = Schema.of((0, {"x": first}, first))
-    with pytest.raises(SampleError, match="leaf (1/x|1|2): "):
+    with pytest.raises(SampleError, match=r"leaf (1/x|1|2): "):
         schema.flatten((0, {"x": other}, other))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import lmdbpipe
+
 from .helpers import Numbered
 
 FileOf = Callable[..., str]

@@ -42,7 +42,7 @@ def as_worker(worker: int, num_workers: int, seed: int = 1000) -> Iterator[None]
     before = torch_worker._worker_info
     if num_workers:
         torch_worker._worker_info = torch_worker.WorkerInfo(
-            id=worker, num_workers=num_workers, seed=seed + worker, dataset=None
+            id=worker, num_workers=num_workers, seed=seed + worker, dataset=Numbered(0)
         )
     try:
         yield

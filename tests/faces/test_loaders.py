@@ -110,9 +110,7 @@ def test_pickled_datasets_go_on_alone(file_of: FileOf) -> None:
     assert expected[1:] == [numbers(stream) for _ in range(2)]
 
 
-def test_workers_take_the_rank_of_their_main_process(
-    file_of: FileOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_take_the_rank_of_their_main_process(file_of: FileOf, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rank of torch.distributed, which workers cannot ask, travels with the dataset."""
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)

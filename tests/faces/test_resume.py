@@ -161,6 +161,7 @@ def test_stateful_loaders_hear_set_epoch(make: Any, persistent: bool) -> None:
 @pytest.mark.filterwarnings("ignore:.*set_vital")
 def test_single_samples_in_stateful_loaders(make: Any) -> None:
     """Samples that the loader batches: each worker goes on in its own range."""
+
     def batches(num_workers: int) -> StatefulDataLoader[Any]:
         options: dict[str, Any] = {"multiprocessing_context": "fork"} if num_workers else {}
         return StatefulDataLoader(make(batch_size=None), batch_size=4, num_workers=num_workers, **options)
@@ -287,9 +288,7 @@ def rank_states(streams: list[Any], num_workers: int, steps: int) -> tuple[list[
 
 @pytest.mark.parametrize("then", [(1, 0, 6), (2, 2, 3), (3, 1, 2)])
 @pytest.mark.parametrize("now", [(1, 3, 6), (3, 2, 2), (6, 0, 1), (2, 2, 5)])
-def test_elastic_over_ranks_and_workers(
-    make: Any, then: tuple[int, int, int], now: tuple[int, int, int]
-) -> None:
+def test_elastic_over_ranks_and_workers(make: Any, then: tuple[int, int, int], now: tuple[int, int, int]) -> None:
     """From (ranks, workers, batch size) to any other: the union is the epoch; equal global batches stay equal."""
     order = flat(numbers(make()))
     for steps in range(5):
@@ -394,7 +393,7 @@ def test_bad_states_are_refused(
 
 def test_one_worker_cannot_speak_for_all(make: Any) -> None:
     """A state of one of several workers says to merge; merging needs all workers of a rank, and finds them anywhere."""
-    (one, two), = rank_states([make()], 2, 3)[1]
+    ((one, two),) = rank_states([make()], 2, 3)[1]
     stream = make()
     with pytest.raises(StateError, match="merge"):
         stream.load_state_dict(one)

@@ -74,7 +74,7 @@ def test_allow_gives_each_sample_once(
 def test_ranks_get_equally_many(
     file_of: FileOf, length: int, world_size: int, num_workers: int, uneven: Any, given_options: dict[str, Any]
 ) -> None:
-    """All ranks have as many batches of the same sizes; pad repeats only the first samples, drop leaves only the last."""
+    """All ranks have as many batches of the same sizes; pad repeats the first samples only, drop leaves the last."""
     path = file_of(length)
     (alone,) = rank_streams(path, 1, **{**given_options, "drop_last": False})
     order = flat(numbers(alone))
@@ -230,7 +230,7 @@ def test_draws_depend_on_the_sample_alone(file_of: FileOf) -> None:
     assert equal(first, images(world_size=1, batch_size=7, shuffle=True))
     assert equal(first, images(world_size=3, batch_size=4, shuffle=True))
     stream = LMDBIterableDataset(file_of(60), batch_size=60, transform=transform, seed=3)
-    epochs = [list(stream)[0][0] for _ in range(2)]
+    epochs = [next(iter(stream))[0] for _ in range(2)]
     assert equal(first, list(epochs[0]))
     assert not torch.equal(*epochs)
 

@@ -29,14 +29,14 @@ def read_by_the_page(path: Path) -> tuple[dict[str, Any], list[list[dict[str, np
     env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, max_dbs=3, **_version_0())
     with env, env.begin() as txn:
         meta, data = env.open_db(b"meta", txn, create=False), env.open_db(b"data", txn, create=False)
-        manifest = json.loads(txn.get(b"manifest", db=meta))
+        manifest = json.loads(txn.get(b"manifest", db=meta) or b"")
         length, chunk_length = manifest["length"], manifest["chunk_length"]
         chunks = []
         for chunk in range(-(-length // chunk_length)):
             rows = min(chunk_length, length - chunk * chunk_length)
             leaves: list[dict[str, np.ndarray[Any, Any]]] = [{} for _ in manifest["leaves"]]
             for column in manifest["columns"]:
-                value = txn.get(struct.pack(">QH", chunk, column["index"]), db=data)
+                value = txn.get(struct.pack(">QH", chunk, column["index"]), db=data) or b""
                 array = np.frombuffer(value, np.lib.format.descr_to_dtype(column["dtype"]))
                 if column["shape"] is not None:
                     array = array.reshape(rows, *column["shape"])
@@ -47,7 +47,7 @@ def read_by_the_page(path: Path) -> tuple[dict[str, Any], list[list[dict[str, np
     return manifest, chunks
 
 
-def _version_0() -> dict[str, int]:
+def _version_0() -> dict[str, Any]:
     return {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
 
 
@@ -61,7 +61,7 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_anyone_can_read_a_file(tmp_path: Path) -> None:
     """A file of every codec, fixed and varying, is read from the page alone, without this package."""
     sizes = [(4, 3), (4, 3), (4, 3), (2, 5), (4, 3), (1, 1), (3, 3), (2, 2)]
-    samples = [
+    samples: list[dict[str, Any]] = [
         {
             "image": image("RGB", size, k),
             "fixed": torch.arange(6).reshape(2, 3) + k,

@@ -1,0 +1,1 @@
+"""Tests of the transforms: every row of the table against torchvision itself."""

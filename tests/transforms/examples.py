@@ -46,7 +46,7 @@ def _pads(module: Any) -> tuple[Callable[[], Any], ...]:
 
 
 def _flips(name: str, module: Any) -> tuple[Callable[[], Any], ...]:
-    return (lambda: getattr(module, name)(), lambda: getattr(module, name)(0.7), lambda: getattr(module, name)(1.0))
+    return (getattr(module, name), lambda: getattr(module, name)(0.7), lambda: getattr(module, name)(1.0))
 
 
 def _erasing(module: Any) -> tuple[Callable[[], Any], ...]:
@@ -130,7 +130,7 @@ def _both(module: Any) -> dict[type, tuple[Callable[[], Any], ...]]:
             lambda: module.CenterCrop(20),
         ),
         module.ConvertImageDtype: tuple(
-            lambda dtype=dtype: module.ConvertImageDtype(dtype)  # type: ignore[misc]
+            lambda dtype=dtype: module.ConvertImageDtype(dtype)
             for dtype in (torch.float32, torch.float64, torch.float16, torch.uint8, torch.int16, torch.int32)
         ),
         module.Normalize: (
@@ -138,7 +138,7 @@ def _both(module: Any) -> dict[type, tuple[Callable[[], Any], ...]]:
             lambda: module.Normalize([0.5], [0.25], inplace=True),
             lambda: module.Normalize([0.5, 0.5], [1.0, 0.0]),
         ),
-        module.PILToTensor: (lambda: module.PILToTensor(),),
+        module.PILToTensor: (module.PILToTensor,),
         module.Pad: _pads(module),
         module.RandomApply: _applies(module),
         module.RandomChoice: _choices(module),
@@ -156,10 +156,10 @@ def _both(module: Any) -> dict[type, tuple[Callable[[], Any], ...]]:
 EXAMPLES: dict[type, tuple[Callable[[], Any], ...]] = {
     **_both(v1),
     **_both(v2),
-    torch.nn.Identity: (lambda: torch.nn.Identity(),),
-    v1.ToTensor: (lambda: v1.ToTensor(),),
-    v2.Identity: (lambda: v2.Identity(),),
-    v2.RGB: (lambda: v2.RGB(),),
+    torch.nn.Identity: (torch.nn.Identity,),
+    v1.ToTensor: (v1.ToTensor,),
+    v2.Identity: (v2.Identity,),
+    v2.RGB: (v2.RGB,),
     v2.ToDtype: (
         lambda: v2.ToDtype(torch.float32, scale=True),
         lambda: v2.ToDtype(torch.float32),
@@ -168,6 +168,6 @@ EXAMPLES: dict[type, tuple[Callable[[], Any], ...]] = {
         lambda: v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
         lambda: v2.ToDtype({tv_tensors.Image: torch.float32}),
     ),
-    v2.ToImage: (lambda: v2.ToImage(),),
-    v2.ToPureTensor: (lambda: v2.ToPureTensor(),),
+    v2.ToImage: (v2.ToImage,),
+    v2.ToPureTensor: (v2.ToPureTensor,),
 }

@@ -66,7 +66,7 @@ def seed_all(seed: int) -> None:
 def states() -> tuple[Any, ...]:
     """The states of the global generators, comparable."""
     numpy = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy[1].tobytes(), numpy[2]  # type: ignore[index, union-attr]
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy[1].tobytes(), numpy[2]  # type: ignore[index]
 
 
 def outcome(run: Callable[[], Any]) -> Any:
@@ -77,6 +77,13 @@ def outcome(run: Callable[[], Any]) -> Any:
             return run()
         except Exception as error:
             return error
+
+
+def lowered_tensor(transform: Any, images: Any, draws: Any = None, **options: Any) -> Tensor:
+    """Lower, apply, and expect one tensor."""
+    result = lower(transform)(images, draws, **options)
+    assert type(result) is Tensor
+    return result
 
 
 def assert_same(actual: Any, expected: Any) -> None:

@@ -17,7 +17,7 @@ from lmdbpipe.transforms import CounterDraws, ReplayDraws, lower, streams
 from lmdbpipe.transforms.step import Spec
 from lmdbpipe.transforms.table import TABLE
 from tests.transforms.examples import EXAMPLES
-from tests.transforms.helpers import assert_same, make_images, outcome, pack, seed_all, states
+from tests.transforms.helpers import assert_same, lowered_tensor, make_images, outcome, pack, seed_all, states
 
 COUNT = 20_000
 PINNED = [[4248871245, 4278614739], [1968982153, 3890029832], [904330171, 140361331]]
@@ -62,10 +62,10 @@ def test_replay_without_the_bulk_stream(transform: Any, monkeypatch: pytest.Monk
     """Where torch's stream were another, single calls give the same."""
     raw = pack(make_images("RGB", [(9, 9)] * 7, 0))
     seed_all(4)
-    expected, after = lower(transform)(raw), states()
+    expected, after = lowered_tensor(transform, raw), states()
     monkeypatch.setattr("lmdbpipe.transforms.lowering.torch_words_known", lambda: False)
     seed_all(4)
-    assert torch.equal(lower(transform)(raw), expected)
+    assert torch.equal(lowered_tensor(transform, raw), expected)
     assert states() == after
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import pickle
 import threading
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,9 @@ from torchvision.transforms import v2
 
 from lmdbpipe import transforms
 from lmdbpipe.errors import TransformError
-from lmdbpipe.transforms import CounterDraws, lower
+from lmdbpipe.transforms import CounterDraws, lower, lowering, raw
+from lmdbpipe.transforms.batch import Batch
+from lmdbpipe.transforms.gather import _on_device
 from tests.transforms.examples import MEAN, STD
 from tests.transforms.helpers import assert_like_torchvision, assert_same, make_images, pack, seed_all
 
@@ -38,6 +42,14 @@ def test_public_names() -> None:
     """The public names are sorted, and exist."""
     assert sorted(transforms.__all__) == transforms.__all__
     assert all(hasattr(transforms, name) for name in transforms.__all__)
+
+
+@pytest.mark.parametrize("module", [lowering, raw])
+def test_docstring_examples(module: ModuleType) -> None:
+    """The examples in docstrings run."""
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 def test_explain() -> None:
@@ -94,9 +106,8 @@ def test_many_small_images() -> None:
 
 def test_mixed_modes() -> None:
     """Images of several modes in a batch are sorted, and come back in order."""
-    images = [
-        image for pair in zip(make_images("L", [(8, 8)] * 4, 0), make_images("RGB", [(8, 8)] * 4, 1)) for image in pair
-    ]
+    pairs = zip(make_images("L", [(8, 8)] * 4, 0), make_images("RGB", [(8, 8)] * 4, 1), strict=True)
+    images = [image for pair in pairs for image in pair]
     for transform in (
         v1.Compose([v1.RandomHorizontalFlip(), v1.RandomGrayscale(0.5)]),
         v1.Compose([v1.RandomCrop(7), v1.Grayscale(3), v1.RandomVerticalFlip(), v1.ToTensor()]),
@@ -104,6 +115,15 @@ def test_mixed_modes() -> None:
         v2.Compose([v2.RandomCrop(7), v2.RGB(), v2.ToImage()]),
     ):
         assert assert_like_torchvision(transform, images, "HWC", 2) == "equal"
+
+
+@pytest.mark.parametrize("mode", ["1", "F", "I", "I;16", "L", "LA", "RGBA"])
+def test_choices_put_every_dtype_in_order(mode: str) -> None:
+    """What was chosen for some images only is put back among the others, whatever the dtype."""
+    transform = v1.Compose(
+        [v1.RandomChoice([v1.RandomCrop(6), v1.Compose([v1.Pad(1, padding_mode="edge"), v1.RandomCrop(6)])])]
+    )
+    assert assert_like_torchvision(transform, make_images(mode, [(7, 8)] * 8, 0), "HWC", 3) == "equal"
 
 
 def test_hooks_and_replaced_methods_are_kept() -> None:
@@ -122,9 +142,9 @@ def test_attributes_are_live() -> None:
     flip = v1.RandomHorizontalFlip(0.0)
     lowered = lower(v1.Compose([flip, v1.PILToTensor()]))
     raw = pack(make_images("RGB", [(8, 8)] * 3, 0))
-    still = lowered(raw)
+    still: Any = lowered(raw)
     flip.p = 1.0
-    assert torch.equal(lowered(raw), still.flip(-1))
+    assert_same(lowered(raw), still.flip(-1))
 
 
 @pytest.mark.parametrize(
@@ -146,13 +166,13 @@ def test_other_inputs() -> None:
     images = make_images("RGB", [(8, 8)] * 4, 0)
     pixels = torch.stack([v1.PILToTensor()(image) for image in images])
     expected = v1.Normalize(MEAN, STD)(pixels / 255)
-    assert torch.equal(lower(v1.Compose([v1.ToTensor(), v1.Normalize(MEAN, STD)]))(images), expected)
+    assert_same(lower(v1.Compose([v1.ToTensor(), v1.Normalize(MEAN, STD)]))(images), expected)
     tail = lower(v1.Compose([v1.ConvertImageDtype(torch.float32), v1.Normalize(MEAN, STD)]))
     before = pixels.clone()
-    assert torch.equal(tail(pixels), expected)
-    assert torch.equal(tail(list(pixels)), expected)
+    for given in (pixels, list(pixels)):
+        assert_same(tail(given), expected)
     assert torch.equal(pixels, before)
-    assert torch.equal(tail(pixels, device="cpu"), expected)
+    assert_same(tail(pixels, device="cpu"), expected)
     with pytest.raises(TransformError, match=r"\[n, C, H, W\]"):
         tail(pixels[0])
     with pytest.raises(TransformError, match="empty"):
@@ -166,14 +186,12 @@ def test_another_device() -> None:
     assert isinstance(result, torch.Tensor)
     assert (result.device.type, result.dtype, tuple(result.shape)) == ("meta", torch.float32, (4, 3, 32, 32))
     flips = lower(v2.Compose([v2.RandomHorizontalFlip(1.0), v2.RandomCrop(6, padding=1)]))
-    assert flips(torch.empty(3, 3, 8, 8, dtype=torch.uint8, device="meta")).shape == (3, 3, 6, 6)
+    flipped: Any = flips(torch.empty(3, 3, 8, 8, dtype=torch.uint8, device="meta"))
+    assert flipped.shape == (3, 3, 6, 6)
 
 
 def test_windows_on_a_device_like_on_the_cpu() -> None:
     """The indices that other devices use give the same pixels."""
-    from lmdbpipe.transforms.batch import Batch
-    from lmdbpipe.transforms.gather import _on_device
-
     pixels = torch.randint(0, 256, (6, 3, 9, 8), dtype=torch.uint8)
     lowered = lower(
         v2.Compose([v2.RandomVerticalFlip(), v2.RandomHorizontalFlip(), v2.RandomCrop(9, padding=3, fill=4)])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.utils.dlpack
 
 from lmdbpipe.transforms.pool import SMALLEST, Pool
 
@@ -35,8 +36,8 @@ def test_memory_comes_back() -> None:
         lambda t: t.numpy()[3],
         lambda t: memoryview(t.numpy()),
         lambda t: t.detach(),
-        lambda t: torch.from_dlpack(t),
-        lambda t: torch.nn.Parameter(t),
+        torch.utils.dlpack.from_dlpack,
+        torch.nn.Parameter,
         lambda t: (t.requires_grad_() * 2).grad_fn,
     ],
 )

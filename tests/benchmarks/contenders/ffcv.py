@@ -16,6 +16,7 @@ from ..contender import Epochs, Job, Kind, Reader, Unsupported, missing, module
 from ..data import Source
 
 _FILE = "data.beton"
+_LARGE_PAGE = 1 << 25  # bytes; a photo must fit into a page, and its writer waits forever if one does not
 
 
 class FFCV:
@@ -32,7 +33,8 @@ class FFCV:
         """Write raw pixels, in the one process that it starts for it."""
         fields = module("ffcv.fields")
         columns = {"image": fields.RGBImageField(write_mode="raw"), "label": fields.IntField()}
-        writer = module("ffcv.writer").DatasetWriter(str(folder / _FILE), columns, num_workers=1)
+        pages = {} if source.shape else {"page_size": _LARGE_PAGE}
+        writer = module("ffcv.writer").DatasetWriter(str(folder / _FILE), columns, num_workers=1, **pages)
         writer.from_indexed_dataset(source)
 
     def open(self, source: Source, folder: Path) -> Reader:
