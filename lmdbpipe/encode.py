@@ -53,7 +53,7 @@ class Encoder:
         source: Where samples come from.
         db_transform: What is baked in, without a last PILToTensor; None for nothing.
         as_tensor: Whether `db_transform` ended with PILToTensor: pixels are stored the same, a reader gives tensors.
-        path: Where in a sample `db_transform` acts; None for torchvision's convention.
+        paths: Where in a sample `db_transform` acts; empty for torchvision's convention.
         channels_first: Whether images of equal sizes are stored C×H×W.
         rounds: Passes over the source.
         shuffle_seed: Seeds the physical order; None keeps the source's.
@@ -63,7 +63,7 @@ class Encoder:
     source: Source
     db_transform: Callable[[Any], Any] | None
     as_tensor: bool
-    path: Path | None
+    paths: tuple[Path, ...]
     channels_first: bool
     rounds: int
     shuffle_seed: int | None
@@ -84,13 +84,12 @@ class Encoder:
             if shuffle:
                 raise ConfigError("shuffle needs a map-style dataset, with __getitem__ and __len__")
         baked, as_tensor = _split_tail(db_transform)
-        sites = source.transform_paths()
-        paths = sites.get("transform") or sites.get("transforms")
+        found = source.transform_paths()
         return cls(
             source=source,
             db_transform=baked,
             as_tensor=as_tensor,
-            path=paths[0] if paths else None,
+            paths=found.get("transform") or found.get("transforms", ())[:1],
             channels_first=channels_first and (as_tensor or begins_with(source.live_transform(), TO_TENSOR)),
             rounds=rounds,
             shuffle_seed=seed if shuffle else None,
@@ -146,11 +145,9 @@ class Encoder:
                 break
         if schema is None:
             return None
-        paths = schema.structure.paths
-        image = self.path if self.path is not None else standard_paths(schema.structure)["transform"][0]
-        codecs = tuple(
-            self._settle(codec) if path == image else codec for path, codec in zip(paths, schema.codecs, strict=True)
-        )
+        images = self.paths or standard_paths(schema.structure)["transform"]
+        leaves = zip(schema.structure.paths, schema.codecs, strict=True)
+        codecs = tuple(self._settle(codec) if path in images else codec for path, codec in leaves)
         schema = dataclasses.replace(schema, codecs=codecs)
         return EncodedChunk(schema, schema.encode(taken), len(taken))
 
@@ -174,11 +171,12 @@ class Encoder:
     def _bake(self, sample: Any, index: int) -> Any:
         if self.db_transform is None:
             return sample
-        path = self.path if self.path is not None else _convention(sample)
         try:
-            return replace(sample, path, self.db_transform(get(sample, path)))
+            for path in self.paths or standard_paths(Structure.of(sample))["transform"]:
+                sample = replace(sample, path, self.db_transform(get(sample, path)))
         except Exception as error:
             raise SampleError(f"sample {index}: db_transform raised {type(error).__name__}: {error}") from error
+        return sample
 
 
 @functools.lru_cache(maxsize=4)
@@ -299,10 +297,6 @@ def _named(index: int) -> Iterator[None]:
         yield
     except SampleError as error:
         raise type(error)(f"sample {index}, {error}") from error.__cause__
-
-
-def _convention(sample: Any) -> Path:
-    return standard_paths(Structure.of(sample))["transform"][0]
 
 
 def _split_tail(transform: Any) -> tuple[Any, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +14,7 @@ from lmdbpipe.pipeline import ReadOptions, StepsFor
 from lmdbpipe.reader import PathLike, StreamReader, fixed_steps, open_records
 from lmdbpipe.records import Records
 from lmdbpipe.stream import Pass, StreamOptions
+from lmdbpipe.structure import Path
 from lmdbpipe.world import Ranks, given_ranks, resolve_ranks, resolve_workers
 from lmdbpipe.wrapped import Transform
 
@@ -135,7 +137,7 @@ class LMDBIterableDataset(IterableDataset[Any]):
 
     def __len__(self) -> int:
         """Batches (or samples, without a batch size) that this rank gets in a whole epoch, with all its workers."""
-        return self._reader.options.items(len(self._reader.records), self._ranks())
+        return self._reader.options.items(self._reader.length, self._ranks())
 
     def __iter__(self) -> Pass:
         return self._reader.start(self._ranks(), resolve_workers())
@@ -190,6 +192,42 @@ class LMDBIterableDataset(IterableDataset[Any]):
             StateError: The pass has fewer batches.
         """
         self._reader.skip(batches, self._ranks())
+
+    def subset(self, indices: Iterable[int]) -> LMDBIterableDataset:
+        """Stream some samples only, in this order or shuffled.
+
+        Args:
+            indices: Which samples of this stream, counted as they lie in its files; each once.
+
+        Returns:
+            A new dataset with the same options, which counts epochs by itself. Its states are its own.
+
+        Raises:
+            ConfigError: Indices are not integers, or one is given twice.
+            OutOfRangeError: There is no such sample.
+        """
+        dataset = copy.copy(self)
+        dataset._reader = self._reader.select(indices)
+        return dataset
+
+    def take(self, count: int) -> LMDBIterableDataset:
+        """Stream the first samples only, as `subset` does; all, if there are fewer."""
+        return self.subset(range(min(count, self._reader.length)))
+
+    def filter(self, leaf: str | int | Path, keep: Callable[[Any], bool]) -> LMDBIterableDataset:
+        """Stream the samples that have certain values only, as `subset` does; reads that column, and no image.
+
+        Args:
+            leaf: The column, by its path in a sample: ``1``, ``"label"``, ``("target", "area")``.
+            keep: Says of one of its values, as stored, whether the sample stays.
+
+        Raises:
+            ConfigError: There is no such column.
+        """
+        values = self.records.values(self.records.leaf(leaf))
+        values = values if isinstance(values, list) else values.tolist() if values.ndim == 1 else list(values)
+        chosen = range(len(values)) if self._reader.selection is None else self._reader.selection.tolist()
+        return self.subset([place for place, index in enumerate(chosen) if keep(values[index])])
 
     @property
     def records(self) -> Records:

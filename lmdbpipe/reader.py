@@ -7,18 +7,20 @@ import glob
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import xxhash
 from torch.utils.data import get_worker_info
 
 from lmdbpipe.config import LMDBConfig
 from lmdbpipe.epochs import EpochCounter
-from lmdbpipe.errors import ConfigError, DatabaseNotFoundError, StateError
+from lmdbpipe.errors import ConfigError, DatabaseNotFoundError, OutOfRangeError, StateError
 from lmdbpipe.order import OrderState, merge, resume
 from lmdbpipe.pipeline import Pipeline, ReadOptions, Steps, StepsFor
 from lmdbpipe.records import Records
-from lmdbpipe.stream import Pass, Plan, Progress, StreamOptions
+from lmdbpipe.stream import Int64Array, Pass, Plan, Progress, StreamOptions
 from lmdbpipe.world import Ranks, Workers
 from lmdbpipe.wrapped import Step, Transform, standard_paths
 
@@ -67,8 +69,8 @@ def expand(paths: PathLike | Iterable[PathLike]) -> list[str]:
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     expanded: list[str] = []
-    for path in (os.path.expanduser(os.fspath(path)) for path in given):
-        found = sorted(glob.glob(path)) if glob.has_magic(path) and not os.path.exists(path) else [path]  # noqa: PTH207, PTH110
+    for path in (str(Path(path).expanduser()) for path in given):
+        found = sorted(glob.glob(path)) if glob.has_magic(path) and not Path(path).exists() else [path]  # noqa: PTH207
         if not found:
             raise DatabaseNotFoundError(f"{path}: no file matches")
         expanded += found
@@ -102,6 +104,7 @@ class StreamReader:
         self.options = options
         self.pipeline = Pipeline(records, steps_for, collate_fn, read_options)
         self.epochs = EpochCounter()
+        self.selection: Int64Array | None = None
         self._own: OrderState | None = None
         self._latest: tuple[int, Progress] | None = None
 
@@ -112,7 +115,42 @@ class StreamReader:
     def fingerprint(self) -> str:
         """Tells the files from others, in few bytes."""
         fingerprint = self.records.fingerprint
-        return fingerprint if len(self.records.databases) == 1 else xxhash.xxh3_128_hexdigest(fingerprint.encode())
+        if len(self.records.databases) > 1:
+            fingerprint = xxhash.xxh3_128_hexdigest(fingerprint.encode())
+        if self.selection is None:
+            return fingerprint
+        return f"{fingerprint}/{xxhash.xxh3_128_hexdigest(self.selection.tobytes())}"
+
+    @property
+    def length(self) -> int:
+        """Samples in an epoch, over all ranks."""
+        return len(self.records) if self.selection is None else len(self.selection)
+
+    @property
+    def block(self) -> int:
+        """Samples that lie together on disk, of those that are read."""
+        return max(self.records.chunk_length * self.length // max(len(self.records), 1), 1)
+
+    def select(self, indices: Iterable[int]) -> StreamReader:
+        """Make a reader of some samples, which counts epochs by itself.
+
+        Raises:
+            ConfigError: Indices are not integers, or one is given twice.
+            OutOfRangeError: There is no such sample.
+        """
+        given = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise ConfigError(f"indices must be integers in a row, got {given.dtype} of shape {given.shape}")
+        given = given.astype(np.int64)
+        outside = given[(given < 0) | (given >= self.length)]
+        if outside.size:
+            raise OutOfRangeError(f"sample {int(outside[0])} does not exist: there are {self.length}")
+        if len(np.unique(given)) != len(given):
+            raise ConfigError("each index may be given once: a repeated sample would be augmented alike each time")
+        reader = StreamReader(self.records, self.pipeline.steps_for, self.options, self.pipeline.collate_fn)
+        reader.pipeline = self.pipeline
+        reader.selection = given if self.selection is None else self.selection[given]
+        return reader
 
     def plan(self, ranks: Ranks, workers: Workers, *, seed: int | None = None) -> Plan:
         """Begin a pass: go on from a loaded state if there is one for it, else read a whole epoch.
@@ -243,24 +281,31 @@ class StreamReader:
     def _start(self, epoch: int, seed: int | None = None) -> OrderState:
         """The beginning of an epoch; with a seed of its own it is number 0."""
         epoch = epoch if seed is None else 0
-        order = self.options.order(len(self.records), self.records.chunk_length, epoch)
+        order = self.options.order(self.length, self.block, epoch)
         state = OrderState.start(order, fingerprint=self.fingerprint)
         seed = self.epochs.seed if seed is None else seed
         return state if seed is None else dataclasses.replace(state, seed=seed)
 
     def _check(self, data: Mapping[str, Any]) -> OrderState:
         state = OrderState.from_json_dict(data)
-        state.restore(self.options.order(len(self.records), self.records.chunk_length, 0), fingerprint=self.fingerprint)
+        state.restore(self.options.order(self.length, self.block, 0), fingerprint=self.fingerprint)
         return state
 
     def _resumed(self, state: OrderState, ranks: Ranks, workers: Workers) -> Plan:
-        whole = self.options.dealing(len(self.records), ranks, workers)
+        whole = self.options.dealing(self.length, ranks, workers)
         dealing, first = resume(state, whole)
-        order = self.options.order(len(self.records), self.records.chunk_length, 0)
+        order = self.options.order(self.length, self.block, 0)
         order = state.restore(order, fingerprint=self.fingerprint)
         if state.finished:
             first = len(dealing)
-        return Plan(state=state, order=order, dealing=dealing, first=first, ended=state.finished)
+        return Plan(
+            state=state,
+            order=order,
+            dealing=dealing,
+            selection=self.selection,
+            first=first,
+            ended=state.finished,
+        )
 
     def _after(self, state: OrderState, batches: int, ranks: Ranks) -> OrderState:
         if self.options.batch_size is None:

@@ -57,7 +57,10 @@ class Records:
         self._tensor_images = [
             leaf for leaf, codec in enumerate(self.schema.codecs) if isinstance(codec, ImageCodec) and codec.as_tensor
         ]
-        self._is_flat = set(self.schema.structure.paths) == {(key,) for key in range(len(self.schema.codecs))}
+        flat_paths = {(key,) for key in range(len(self.schema.codecs))}
+        self._is_flat = (
+            self.schema.structure.kind in ("tuple", "list") and set(self.schema.structure.paths) == flat_paths
+        )
         self._dense = [self._dense_leaf(leaf) for leaf in range(len(self.schema.codecs))]
 
     def __len__(self) -> int:
@@ -110,7 +113,16 @@ class Records:
         return database.manifest.schema.structure.unflatten(values)
 
     def batch(self, indices: Indices) -> Any:
-        """Read a batch in the containers of torch's ``default_collate``; each leaf as `leaf_batch` gives it."""
+        """Read a batch in the containers of torch's ``default_collate``; each leaf as `leaf_batch` gives it.
+
+        Raises:
+            OutOfRangeError: There is no such sample.
+        """
+        if len(indices):
+            run = (indices[0], indices[-1]) if isinstance(indices, range) else None
+            first, last = run or (int(np.min(indices)), int(np.max(indices)))
+            if first < 0 or last >= len(self):  # the map has no bounds of its own
+                raise OutOfRangeError(f"sample {first if first < 0 else last} does not exist: there are {len(self)}")
         leaves = [self.leaf_batch(leaf, indices) for leaf in range(len(self._dense))]
         return leaves if self._is_flat else self.schema.structure.unflatten_batch(leaves)
 
@@ -129,10 +141,8 @@ class Records:
         parts = [(where, dense[number].gather(local)) for number, local, where in self._split(indices)]
         if len(parts) == 1:
             return parts[0][1]
-        whole = parts[0][1].new_empty((len(indices), *parts[0][1].shape[1:]))
-        for where, part in parts:
-            whole[torch.from_numpy(where)] = part
-        return whole
+        order = np.argsort(np.concatenate([where for where, _ in parts]))
+        return torch.cat([part for _, part in parts])[torch.from_numpy(order)]
 
     def raw_images(self, leaf: int, indices: Indices) -> RawImages | None:
         """View some images in the map, uncopied; None if they lie in several files."""
@@ -158,7 +168,7 @@ class Records:
     def values(self, leaf: int) -> Array | list[Any]:
         """Read one leaf of all samples, without touching the others: an array if it is dense, else a list."""
         dense = self._dense[leaf]
-        if dense is None:
+        if dense is None or not dense[0].is_plain:
             return self.listed(leaf, range(len(self)))
         return np.concatenate([part.whole() for part in dense])
 
@@ -166,7 +176,7 @@ class Records:
         """The sizes of a leaf whose sizes vary, sample by sample, without its data."""
         for database in self.databases:
             codec = database.manifest.schema.codecs[leaf]
-            fixed = getattr(codec, "size", None) or getattr(codec, "shape", None)
+            fixed = codec.size if isinstance(codec, ImageCodec) else getattr(codec, "shape", None)
             if fixed is not None:
                 yield from itertools.repeat(fixed, database.manifest.length)
                 continue
@@ -238,6 +248,9 @@ def _join(schema: Schema, database: Database) -> Schema:
     try:
         if different := [pair for pair in names if pair[0] != pair[1]]:
             raise MismatchError(f"codec {different[0][1]} instead of {different[0][0]}")
+        for mine, theirs in zip(schema.codecs, other.codecs, strict=True):
+            if isinstance(mine, ImageCodec) and mine.as_tensor != theirs.params()["as_tensor"]:
+                raise MismatchError("images are tensors in one of them, PIL images in the other")
         return schema.join(other)
     except MismatchError as error:
         raise DatabaseMismatchError(f"{database.path}: does not fit the files before it: {error}") from error
@@ -254,6 +267,11 @@ class _DenseLeaf:
         self.dtype = torch.from_numpy(np.empty(0, column.dtype)).dtype
         self.row_bytes = column.row_bytes or 0
         self.shape = column.shape or ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the stored numbers are the samples' own, not those of a dtype that NumPy lacks."""
+        return self.codec.stack(torch.empty((0, *self.shape), dtype=self.dtype)).dtype == self.dtype
 
     def gather(self, indices: Indices) -> torch.Tensor:
         """Copy rows, once, into memory of the caller's own."""
@@ -283,7 +301,7 @@ class _DenseLeaf:
         chunks, rows = np.divmod(indices, self.database.manifest.chunk_length)
         addresses = self.database.addresses(chunks, self.index, self.column) + rows * self.row_bytes
         low = int(addresses.min())
-        return _memory(low, int(addresses.max()) - low + self.row_bytes), addresses - low
+        return _memory(self.database, low, int(addresses.max()) - low + self.row_bytes), addresses - low
 
     def whole(self) -> Array:
         """Read the column of the whole file."""
@@ -294,12 +312,13 @@ class _DenseLeaf:
 class _Memory:
     """An array interface over a part of the map. It claims to be writable, so that torch takes it; nobody writes."""
 
-    def __init__(self, address: int, length: int) -> None:
+    def __init__(self, database: Database, address: int, length: int) -> None:
+        self._database = database  # its file stays open as long as this is looked at
         self.__array_interface__ = {"shape": (length,), "typestr": "|u1", "data": (address, False), "version": 3}
 
 
-def _memory(address: int, length: int) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(_Memory(address, length)))
+def _memory(database: Database, address: int, length: int) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(_Memory(database, address, length)))
 
 
 def _ragged_images(database: Database, leaf: int, codec: ImageCodec, indices: Indices) -> RawImages:
@@ -311,10 +330,12 @@ def _ragged_images(database: Database, leaf: int, codec: ImageCodec, indices: In
     ]
     spans = np.array([(span.start, span.stop) for span in (image.span(row) for image, row in images)], np.int64)
     index = database.manifest.schema.index(leaf, pixels.role)
-    addresses = database.addresses(chunks, index, pixels)[:, None] + spans
+    starts = database.addresses(chunks, index, pixels)
+    starts = np.where(starts == 0, starts.max(), starts)  # where all images are empty
+    addresses = starts[:, None] + spans
     low = int(addresses.min())
     return RawImages(
-        _memory(low, int(addresses.max()) - low),
+        _memory(database, low, int(addresses.max()) - low),
         addresses[:, 0] - low,
         codec.size or np.array([image.size(row) for image, row in images], np.int64),
         codec.mode or [image.mode(row) for image, row in images],

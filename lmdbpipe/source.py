@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 from torch.utils.data.datapipes.iter import IterableWrapper
+from torchvision.datasets.vision import StandardTransform
 
 from lmdbpipe.errors import ConfigError, SourceError
 from lmdbpipe.structure import Path
@@ -53,12 +54,27 @@ class MapSource:
         return [self.fetch(index) for index in indices]
 
     def transform_paths(self) -> dict[str, tuple[Path, ...]]:
-        """Where in a sample the dataset applies its own transforms, by the attribute's name."""
-        return {site.name: site.paths for site in self.wrapped.sites() if site.paths} if self.length else {}
+        """Where in a sample the dataset applies its own transforms, by the attribute's name.
+
+        Of ``transform`` and ``target_transform``, each place is one that it is applied to by itself; of ``transforms``,
+        they are the arguments of one call.
+        """
+        found: dict[str, tuple[Path, ...]] = {}
+        for site in self.wrapped.sites() if self.length else ():
+            before = found.get(site.name, ())
+            if site.name != "transforms" or not before:
+                found[site.name] = tuple(dict.fromkeys((*before, *site.paths)))
+        return {name: paths for name, paths in found.items() if paths}
 
     def live_transform(self) -> Any:
-        """The transform that is now set, if any."""
-        return getattr(self.dataset, "transform", None)
+        """The transform that now acts on the first sample's input, if any."""
+        for site in self.wrapped.sites() if self.length else ():
+            transform = getattr(site.owner, site.name)
+            if site.name == "transforms" and isinstance(transform, StandardTransform):
+                transform = transform.transform
+            if site.name != "target_transform" and transform is not None:
+                return transform
+        return None
 
 
 class IterableSource:

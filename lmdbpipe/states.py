@@ -26,8 +26,8 @@ def merge_states(*states: Any) -> dict[str, Any]:
 
     Args:
         states: What ``state_dict`` gave: of datasets, iterators, DataPipes and nodes, and of a ``StatefulDataLoader``
-            or a ``torchdata.nodes.Loader`` around one of them; of all workers of at least one rank, at one moment. Ranks
-            that are missing are taken to be in step with those given.
+            or a ``torchdata.nodes.Loader`` around one of them; of all workers of at least one rank, at one moment.
+            Ranks that are missing are taken to be in step with those given.
 
     Returns:
         A state that speaks for all, JSON-able.

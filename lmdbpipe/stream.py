@@ -7,8 +7,10 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from lmdbpipe.errors import ConfigError
@@ -19,6 +21,7 @@ from lmdbpipe.records import Indices
 from lmdbpipe.ring import share
 from lmdbpipe.world import Ranks, Workers
 
+Int64Array: TypeAlias = npt.NDArray[np.int64]
 _AHEAD_BYTES = 32 * 1024**2
 """How far ahead of the reading the kernel is asked to read."""
 _AHEAD_BATCHES = 64
@@ -95,6 +98,7 @@ class Plan:
         state: Where the epoch stood when it was dealt.
         order: The epoch's order.
         dealing: The part of it that this worker reads.
+        selection: The samples that the order is over; None for all.
         first: How many of its own items it has read before.
         ended: Whether it has read all, and been told so.
     """
@@ -102,6 +106,7 @@ class Plan:
     state: OrderState
     order: BaseOrder
     dealing: Dealing
+    selection: Int64Array | None = None
     first: int = 0
     ended: bool = False
 
@@ -209,7 +214,7 @@ def requests(pipeline: Pipeline, plan: Plan) -> Iterator[Request]:
     seen: dict[tuple[int, int], None] = {}
     ahead: collections.deque[Request] = collections.deque()
     for item in items:
-        indices = _indices(plan.order, item)
+        indices = _indices(plan, item)
         records.advise(indices, seen)
         if len(seen) > 2 * _SEEN_CHUNKS:
             seen = dict.fromkeys(itertools.islice(seen, _SEEN_CHUNKS, None))
@@ -219,8 +224,11 @@ def requests(pipeline: Pipeline, plan: Plan) -> Iterator[Request]:
     yield from ahead
 
 
-def _indices(order: BaseOrder, item: Batch) -> Indices:
+def _indices(plan: Plan, item: Batch) -> Indices:
     """The samples of an item; as a range where they are consecutive."""
-    if order.shuffle or len(item.ranges) != 1:
-        return item.indices(order)
+    if plan.selection is not None:
+        selected: Int64Array = plan.selection[item.indices(plan.order)]
+        return selected
+    if plan.order.shuffle or len(item.ranges) != 1:
+        return item.indices(plan.order)
     return range(*item.ranges[0])

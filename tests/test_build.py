@@ -420,7 +420,7 @@ def test_iterable_that_raises_leaves_nothing(tmp_path: Path) -> None:
     """A build from an iterable cannot be resumed, so its partial file is not left behind."""
     flag = tmp_path / "flag"
     flag.touch()
-    with pytest.raises(SourceError, match="^sample 23: Stream raised KeyError"):
+    with pytest.raises(SourceError, match=r"^sample 23: Stream raised KeyError"):
         build(Stream(Failing(40, 23, flag)), tmp_path / "a.lmdb", db_cfg=SMALL)
     assert files(tmp_path) == ["flag"]
 
@@ -722,7 +722,7 @@ def test_killed_between_manifest_and_rename(monkeypatch: pytest.MonkeyPatch, tmp
 def test_commits_as_often_as_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A commit comes after every ``write_frequency`` samples at most, rounded up to a whole chunk."""
     lengths: list[int] = []
-    original = lmdbpipe.store.writer.Writer.commit  # type: ignore[attr-defined]
+    original = lmdbpipe.store.writer.Writer.commit
 
     def commit(self: Any) -> None:
         lengths.append(sum(1 for _ in self._pending))

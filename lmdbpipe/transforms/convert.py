@@ -191,8 +191,7 @@ class Normalize(Step):
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Subtract and divide."""
         mean, std = self._operands(batch.spec)
-        spec = self.infer(batch.spec)
-        assert isinstance(spec, Spec)
+        spec = self.kept(batch.spec)
         return batch.compute(Arithmetic("sub_", mean), spec).compute(Arithmetic("div_", std), spec)
 
     def _operands(self, spec: Spec) -> list[torch.Tensor]:

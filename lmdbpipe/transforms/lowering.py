@@ -33,6 +33,7 @@ from lmdbpipe.transforms.windows import Ints
 
 Images = RawImages | Sequence[Image.Image] | Sequence[Tensor] | Tensor
 _OVERRIDES = ("__call__", "forward", "get_params", "make_params", "transform")
+_NO_WORDS = np.empty((0, 0), np.uint32)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -126,7 +127,9 @@ class Lowered:
                 end = self._unbatched(begin, batch.spec)
                 for number in range(begin, end):
                     step = self.steps[number]
-                    words = draws.words(places, self._first[number], step.words)
+                    words = _NO_WORDS
+                    if step.words:
+                        words = draws.words(places, self._first[number], step.words)
                     params, _ = step.decode(words, batch.spec, batch.size)
                     batch = step.apply(batch, params)
                 if end == len(self.steps):

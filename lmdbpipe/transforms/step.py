@@ -104,11 +104,17 @@ class Step:
 
     def infer(self, spec: Spec) -> Spec | str:
         """Say what comes out for what comes in, or in words why it is not batched."""
-        if spec.image and self.images != "kept" and type(self.t).__module__ == "torchvision.transforms.transforms":
-            if self.images == "sometimes lost":
-                return "version 1 makes plain tensors of some of v2's Images here, and others not"
-            spec = replace(spec, image=False)
-        return self.accept(spec)
+        kept = self.kept(spec)
+        if kept is not spec and self.images == "sometimes lost":
+            return "version 1 makes plain tensors of some of v2's Images here, and others not"
+        return self.accept(kept)
+
+    def kept(self, spec: Spec) -> Spec:
+        """The spec, less that tensors are `Image` where this is a class of version 1 that does not know them."""
+        unknown = spec.image and self.images != "kept"
+        if unknown and type(self.t).__module__ == "torchvision.transforms.transforms":
+            return replace(spec, image=False)
+        return spec
 
     def accept(self, spec: Spec) -> Spec | str:
         """As `infer`, without regard to what version 1 makes of `torchvision.tv_tensors.Image`."""

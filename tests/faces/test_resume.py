@@ -76,6 +76,19 @@ def test_iterators_resume_at_every_item(make: Any, batch_size: int | None, of_it
         assert equal(expected[1:], [seen, *passes(after, 3)])
 
 
+@pytest.mark.filterwarnings("ignore:.*set_vital")
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_threads_are_not_counted_ahead(make: Any, num_workers: int) -> None:
+    """Batches that threads have read ahead are not in the state: the run goes on after the last that was given."""
+    expected = passes(make(), 2)
+    for stop in (1, 3, 5):
+        before = stateful(make(num_threads=2), num_workers)
+        seen = list(itertools.islice(before, stop))
+        after = stateful(make(num_threads=2), num_workers)
+        after.load_state_dict(before.state_dict())
+        assert equal(expected, [seen + list(after), list(after)])
+
+
 def test_a_finished_epoch_leads_to_the_next(make: Any) -> None:
     """Where the end was reached, loading begins the next epoch; an iterator stands at the end of the old one."""
     expected = passes(make(), 3)
