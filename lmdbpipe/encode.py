@@ -146,8 +146,8 @@ class Encoder:
         if schema is None:
             return None
         images = self.paths or standard_paths(schema.structure)["transform"]
-        leaves = zip(schema.structure.paths, schema.codecs, strict=True)
-        codecs = tuple(self._settle(codec) if path in images else codec for path, codec in leaves)
+        pairs = zip(schema.structure.paths, schema.codecs, strict=True)
+        codecs = tuple(self._settle(codec) if path in images else codec for path, codec in pairs)
         schema = dataclasses.replace(schema, codecs=codecs)
         return EncodedChunk(schema, schema.encode(taken), len(taken))
 

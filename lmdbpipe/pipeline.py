@@ -106,7 +106,7 @@ class Pipeline:
         if not steps:
             return self.records.batch(indices)
         if self.options.lower and (chains := self.chains(steps)):
-            draws = CounterDraws(seed, epoch, np.asarray(indices))
+            draws = CounterDraws(seed % 2**64, epoch, np.asarray(indices))
             return self._by_leaf(steps, chains, indices, functools.partial(self._seeded, seed, epoch), draws)
         samples = self.seeded_samples(indices, seed, epoch)
         if any(path not in self.records.schema.structure.paths for path in touched(steps)):

@@ -90,7 +90,7 @@ def test_draws_depend_on_the_sample_alone(transform: Any, lower: bool, equal_siz
 def test_seed_and_epoch_change_the_draws(lower: bool, equal_sizes: Records) -> None:
     """(1, 0) and (0, 1) have nothing in common, and a sample's draw is not its neighbour's."""
     read = pipeline(equal_sizes, AUGMENT, lower=lower).batch
-    batches = [read(range(40), *key)[0] for key in ((1, 0), (0, 1), (1, 1))]
+    batches = [read(range(40), *key)[0] for key in ((1, 0), (0, 1), (1, 1), (-1, 0))]
     assert not any(torch.equal(one, other) for one, other in itertools.pairwise(batches))
 
 

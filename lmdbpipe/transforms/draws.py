@@ -7,9 +7,7 @@ function of (seed, epoch, sample index), whatever batch a sample is in.
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -17,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from lmdbpipe.errors import ConfigError
+from lmdbpipe.seeding import preserved
 from lmdbpipe.transforms.streams import Words, counter_words, keys
-
-_GLOBAL = threading.RLock()
 
 
 class Draws(Protocol):
@@ -90,23 +87,10 @@ class CounterDraws:
     def own(self, rows: NDArray[np.int64], first: int) -> Iterator[None]:
         """Seed the global generators for one sample after the other, then put them back."""
         seeds = self.words(rows, first, 2)
-        with _kept():
+        with preserved():
             for low, high in seeds.tolist():
                 seed = high << 32 | low
                 torch.default_generator.manual_seed(seed)
                 random.seed(seed)
                 np.random.seed([low, high])
                 yield None
-
-
-@contextmanager
-def _kept() -> Iterator[None]:
-    """Put the global generators back as they were."""
-    with _GLOBAL:
-        states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-        try:
-            yield
-        finally:
-            torch.set_rng_state(states[0])
-            random.setstate(states[1])
-            np.random.set_state(states[2])
