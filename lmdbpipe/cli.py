@@ -6,9 +6,11 @@ What fails is one line on stderr: with exit status 1 where the files or the data
 from __future__ import annotations
 
 import concurrent.futures
+import importlib
 import importlib.metadata
 import json
 import multiprocessing
+import operator
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,10 +23,12 @@ from torchvision.transforms import v2
 from typer.core import TyperGroup
 
 from lmdbpipe.build import build
+from lmdbpipe.codecs import ImageCodec
 from lmdbpipe.demo import demo
 from lmdbpipe.errors import ConfigError, LMDBPipeError
 from lmdbpipe.sources import SOURCES, parse
 from lmdbpipe.store import Database, Manifest, verify
+from lmdbpipe.transforms import lower
 
 _FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's; some versions of typer carry their own click
@@ -154,17 +158,40 @@ _File = Annotated[Path, typer.Argument(metavar="FILE", help="A file that lmdbpip
 def _info(
     file: _File,
     as_json: Annotated[bool, typer.Option("--json", help="Print the file's manifest as JSON instead.")] = False,
+    transform: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:NAME", help="Say step by step how this transform of yours would be batched instead."
+        ),
+    ] = None,
 ) -> None:
     """Show what is in a file, how large it is, and where it came from.
 
     \b
     Example: lmdbpipe info train.lmdb
+             lmdbpipe info train.lmdb --transform train:augment
     """  # noqa: D301
     manifest = Database(file).manifest
-    if as_json:
+    if transform is not None:
+        typer.echo(_explain(manifest, transform))
+    elif as_json:
         typer.echo(json.dumps(json.loads(manifest.dumps()), indent=2, ensure_ascii=False))
     else:
         typer.echo(f"{file}\n{_aligned(list(_facts(manifest, file)))}\n\n{_aligned(_leaves(manifest))}")
+
+
+def _explain(manifest: Manifest, name: str) -> str:
+    """Explain how a transform is lowered for the file's images; it is imported as Python would in this folder."""
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, "")
+    try:
+        transform = operator.attrgetter(attribute)(importlib.import_module(module))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise typer.BadParameter(f"{name!r} is no MODULE:NAME that can be imported: {error}") from error
+    finally:
+        sys.path.remove("")
+    modes = [codec.mode or "RGB" for codec in manifest.schema.codecs if isinstance(codec, ImageCodec)]
+    return lower(transform).explain(*modes[:1])
 
 
 def _facts(manifest: Manifest, file: Path) -> Iterator[tuple[str, str]]:

@@ -232,3 +232,19 @@ def test_as_a_process(images: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout[:20]) == (0, "out.lmdb: 6 samples,"), done.stderr
     done = run_process("verify", "out.lmdb", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "out.lmdb: sound, 6 samples\n"), done.stderr
+
+
+def test_info_explains_a_transform(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transform of the user's own, named by module and attribute, is explained step by step."""
+    (tmp_path / "augmentations.py").write_text(
+        "from torchvision.transforms import *\n"
+        "train = Compose([RandomHorizontalFlip(), ColorJitter(0.1), ToTensor()])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    result = run("info", built, "--transform", "augmentations:train")
+    lines = result.output.splitlines()
+    assert result.exit_code == 0
+    assert [line.split()[1] for line in lines] == ["RandomHorizontalFlip", "ColorJitter", "ToTensor"]
+    assert ["batched" in lines[0], "one at a time" in lines[1]] == [True, True]
+    assert_error(run("info", built, "--transform", "augmentations:test"), 2, "augmentations:test")
+    assert_error(run("info", built, "--transform", "nowhere"), 2, "nowhere")

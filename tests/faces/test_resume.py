@@ -165,10 +165,15 @@ def test_stateful_loaders_hear_set_epoch(make: Any, persistent: bool) -> None:
     assert equal(expected[3], list(after))
     stream = make()
     stream.set_epoch(2)
-    conflicting = stateful(stream, 2)
-    conflicting.load_state_dict(state)
-    with pytest.raises(StateError, match=r"set_epoch\(2\) contradicts"):
-        next(iter(conflicting))
+    with as_worker(0, 2):
+        stream.load_state_dict(worker_state(state, 0))
+        with pytest.raises(StateError, match=r"set_epoch\(2\) contradicts"):
+            iter(stream)
+
+
+def worker_state(state: Any, worker: int) -> Any:
+    """What a StatefulDataLoader gives back to one of its workers' datasets."""
+    return state["_snapshot"]["_worker_snapshots"][f"worker_{worker}"]["dataset_state"]
 
 
 @pytest.mark.filterwarnings("ignore:.*set_vital")
@@ -330,10 +335,11 @@ def test_stateful_loaders_change_their_workers(make: Any, options: dict[str, Any
         before = stateful(make(), 2, **options)
         seen = list(itertools.islice(before, stop))
         state = through_json(before.state_dict())
-        refused = stateful(make(), 1)
-        refused.load_state_dict(state)
-        with pytest.raises(StateError, match="merge the states of all workers"):
-            iter(refused)
+        refused = make()
+        with as_worker(0, 1):  # in whatever way it came here
+            refused.load_state_dict(worker_state(state, 0))
+            with pytest.raises(StateError, match="merge the states of all workers"):
+                iter(refused)
         after = make()
         after.load_state_dict(merge_states(state))
         resumed = stateful(after, 1)

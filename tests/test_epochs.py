@@ -1,0 +1,161 @@
+"""Which epoch a pass is: agreed on by processes that never talk, however a DataLoader starts and keeps them."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import multiprocessing
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from lmdbpipe.epochs import EpochCounter
+from lmdbpipe.errors import ConfigError
+from tests.helpers import FEW_CORES
+
+pytestmark = [
+    pytest.mark.filterwarnings(FEW_CORES),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"),
+]
+
+
+class Passes(IterableDataset[Any]):
+    """Gives the epoch of the pass a few times in each worker."""
+
+    def __init__(self) -> None:
+        self.epochs = EpochCounter()
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.repeat(self.epochs.begin(), 4)
+
+
+def loader(dataset: Passes, num_workers: int, method: str = "fork", **options: Any) -> DataLoader[Any]:
+    """A DataLoader that gives the dataset's items."""
+    context = method if num_workers else None
+    return DataLoader(dataset, batch_size=None, num_workers=num_workers, multiprocessing_context=context, **options)
+
+
+def read(loader: DataLoader[Any]) -> set[int]:
+    """One pass: the epochs that its workers took it for."""
+    items = list(loader)
+    assert len(items) == 4 * max(loader.num_workers, 1)
+    return set(items)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_every_pass_is_the_next_epoch(num_workers: int, persistent: bool) -> None:
+    """Passes count on from 0, and all workers agree, whether they are kept or not."""
+    if persistent and not num_workers:
+        return
+    passes = loader(Passes(), num_workers, persistent_workers=persistent)
+    assert [read(passes) for _ in range(4)] == [{0}, {1}, {2}, {3}]
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_spawned_workers_agree(persistent: bool) -> None:
+    """The count reaches workers that are spawned."""
+    passes = loader(Passes(), 1, "spawn", persistent_workers=persistent)
+    assert [read(passes) for _ in range(2 if persistent else 1)] == ([{0}, {1}] if persistent else [{0}])
+    if not persistent:
+        assert passes.dataset.epochs.peek() == 1  # type: ignore[attr-defined]
+
+
+def test_counts_go_on_between_loaders() -> None:
+    """Loaders with other numbers of workers, and the main process, share one count."""
+    dataset = Passes()
+    for epoch, num_workers in enumerate((2, 0, 3, 1, 1, 0, 2)):
+        assert dataset.epochs.peek() == epoch
+        assert read(loader(dataset, num_workers)) == {epoch}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_set_epoch(num_workers: int, persistent: bool) -> None:
+    """An epoch that is told is the next one, forwards or backwards, also for workers that are kept."""
+    dataset = Passes()
+    passes = loader(dataset, num_workers, persistent_workers=persistent and num_workers > 0)
+    for epoch in (5, 5, 0, 3):
+        dataset.epochs.set(epoch)
+        assert dataset.epochs.peek() == epoch
+        assert read(passes) == {epoch}
+        assert read(passes) == {epoch + 1}
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_reseeding_torch_changes_nothing(num_workers: int, persistent: bool) -> None:
+    """Where torch is seeded alike before each pass, so that all loaders draw one seed, passes count all the same."""
+    dataset = Passes()
+    passes = loader(dataset, num_workers, persistent_workers=persistent)
+    found = []
+    for _ in range(4):
+        torch.manual_seed(0)
+        found.append(read(passes))
+    assert found == [{0}, {1}, {2}, {3}]
+    torch.manual_seed(0)
+    assert read(loader(dataset, num_workers % 3 + 1)) == {4}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("reseeded", [False, True])
+def test_abandoned_passes_count(num_workers: int, persistent: bool, reseeded: bool) -> None:
+    """A pass that is left after its first item was a pass: the next one is the next epoch, in all workers."""
+    passes = loader(Passes(), num_workers, persistent_workers=persistent and num_workers > 0)
+    for epoch in range(0, 6, 2):
+        if reseeded:
+            torch.manual_seed(0)
+        for item in passes:
+            assert item == epoch
+            break
+        if reseeded:
+            torch.manual_seed(0)
+        assert read(passes) == {epoch + 1}
+
+
+def test_passes_at_once() -> None:
+    """Two loaders of one dataset that are read side by side: each one's workers agree with each other."""
+    dataset = Passes()
+    for _ in range(5):
+        pairs = list(zip(loader(dataset, 2), loader(dataset, 2), strict=True))
+        assert len({one for one, _ in pairs}) == 1
+        assert len({other for _, other in pairs}) == 1
+
+
+def test_copies_count_by_themselves() -> None:
+    """A copy or a pickle that does not go to a process has the count so far, and then its own."""
+    counter = EpochCounter()
+    counter.begin()
+    for again in (copy.deepcopy(counter), pickle.loads(pickle.dumps(counter))):
+        assert again.begin() == 1
+        assert again.begin() == 2
+        assert counter.peek() == 1
+
+
+def _begin(counter: EpochCounter, results: Any) -> None:
+    results.send(counter.begin())
+
+
+def test_other_processes_count_with_it() -> None:
+    """A process that is no worker, but was given the counter, counts in the same memory."""
+    context: Any = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    counter = EpochCounter()
+    for epoch in range(3):
+        process = context.Process(target=_begin, args=(counter, there))
+        process.start()
+        assert here.recv() == epoch
+        process.join()
+    assert counter.begin() == 3
+
+
+@pytest.mark.parametrize("epoch", [-1, 1.0, True, "1", None])
+def test_wrong_epochs_are_refused(epoch: Any) -> None:
+    """An epoch that is no integer of at least 0 is an error that shows it."""
+    with pytest.raises(ConfigError, match=f"epoch must be an integer of at least 0, got {epoch!r}"):
+        EpochCounter().set(epoch)
