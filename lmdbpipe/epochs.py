@@ -2,9 +2,14 @@
 
 A DataLoader starts its workers anew for every pass, or keeps them; it copies the dataset to them by fork or by pickle;
 and it tells the dataset in the main process nothing. So the count lives in shared memory (unnamed, gone with the
-processes): every process that begins a pass writes into its own slot which loader it works for and which epoch it
-began. A worker joins the pass that another worker of its loader has begun and it has not; otherwise it begins the epoch
-after the last. That is right in whatever order the workers arrive, without a lock.
+processes): every process that begins a pass writes into its own slot which loader it works for, how many passes it has
+begun for it, and which epoch this one is. A worker whose n-th pass begins takes the epoch that another worker of its
+loader took its n-th pass for; the first of them takes the epoch after the last. That is right in whatever order the
+workers arrive, without a lock, also where one still begins a pass that was abandoned while another begins the next, or
+after the next epoch was told: what was begun before that belongs to another generation.
+
+Loaders are told apart by the seeds that they draw, and slots by the seeds of workers, so that two loaders may read at
+once. A loader may draw a seed again; its workers then find the epoch of the earlier pass in their own slots, too.
 
 A state that is loaded in the main process lies in the same memory, so that workers find it, kept ones too. It belongs
 to one epoch, so it is used once; its seed holds from then on.
@@ -12,6 +17,7 @@ to one epoch, so it is used once; its seed holds from then on.
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +25,12 @@ from torch.utils.data import get_worker_info
 
 from lmdbpipe.errors import ConfigError, StateError
 
-_SLOTS = 1025
-"""One for a process that is no worker, and one for each of up to 1,024 workers."""
-_LOADER, _WORKERS, _EPOCH = range(3)
-_TOLD, _HAS_SEED, _SEED, _HAS_PASS_SEED, _PASS_SEED, _LOADED, _SIZE = range(7)
+_MOST_WORKERS = 1024
+_WORKER_SLOTS = 4096
+"""Of loaders that read at once, few workers then share a slot. Another slot is for a process that is no worker."""
+_LOADER, _WORKERS, _NUMBER, _GENERATION, _EPOCH, _LAST_GENERATION, _LAST_EPOCH = range(7)
+"""A slot: the loader, its workers, and which pass of the worker is of which generation and epoch; the one before too."""
+_TOLD, _HAS_SEED, _SEED, _HAS_PASS_SEED, _PASS_SEED, _LOADED, _SIZE, _NOW, _NEXT = range(9)
 _STATE_BYTES = 65536
 """Room for a state of about 3,000 ranges; one that speaks for all takes 300 bytes."""
 
@@ -35,19 +43,28 @@ class _Process(NamedTuple):
     workers: int
 
 
+class _Begun(NamedTuple):
+    """When a pass was begun: generations are counted by `EpochCounter.set` and `EpochCounter.load`."""
+
+    generation: int
+    epoch: int
+
+
 class EpochCounter:
     """Counts passes. Copies that travel to worker processes count together; other copies count on by themselves."""
 
     def __init__(self) -> None:
-        self._slots = _shared(torch.full((_SLOTS, 3), -1, dtype=torch.int64))
-        self._cells = _shared(torch.tensor([0, 0, 0, 0, 0, -1, 0], dtype=torch.int64))
+        self._slots = _shared(torch.full((1 + _WORKER_SLOTS, 7), -1, dtype=torch.int64))
+        self._cells = _shared(torch.tensor([0, 0, 0, 0, 0, -1, 0, 0, 0], dtype=torch.int64))
         self._state = _shared(torch.zeros(_STATE_BYTES, dtype=torch.uint8))
+        self._numbers: dict[tuple[int, _Process], int] = {}
+        """How many passes this process has begun, as one of a loader's workers."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return dict(vars(self))
+        return {"_slots": self._slots, "_cells": self._cells, "_state": self._state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update({name: _shared(value) for name, value in state.items()})
+        vars(self).update({name: _shared(value) for name, value in state.items()}, _numbers={})
 
     def set(self, epoch: int) -> None:
         """Make `epoch` the next one to begin.
@@ -99,11 +116,12 @@ class EpochCounter:
 
     def peek(self) -> int:
         """The epoch that the next pass will be."""
-        return int(self._slots[:, _EPOCH].max()) + 1
+        latest, told = self.latest(), int(self._cells[_NEXT])
+        return told if latest is None else max(told, latest + 1)
 
     def latest(self) -> int | None:
         """The epoch of the last pass; None if none has begun since `set` or `load`, or at all."""
-        begun = self._slots[self._slots[:, _WORKERS] >= 0]
+        begun = self._slots[self._slots[:, _GENERATION] == self._cells[_NOW]]
         return int(begun[:, _EPOCH].max()) if len(begun) else None
 
     def begin(self, seed: int | None = None) -> int:
@@ -116,16 +134,15 @@ class EpochCounter:
             ConfigError: There are more workers than slots.
         """
         process = _this_process()
-        slots = self._slots.clone()
-        own_epoch = slots[process.slot, _EPOCH]
-        same_loader = (slots[:, _LOADER] == process.loader) & (slots[:, _WORKERS] == process.workers)
-        begun = slots[same_loader & (slots[:, _EPOCH] > own_epoch)]
-        is_worker = process.workers > 0
-        epoch = int(begun[:, _EPOCH].max()) if is_worker and len(begun) else int(slots[:, _EPOCH].max()) + 1
+        number = self._number(process)
+        begun = self._by_others(process, number)
+        if begun is None:
+            following = _Begun(int(self._cells[_NOW]), self.peek())
+            begun = self._by_others(process, number) or following  # another may have been quicker
         self._cells[_PASS_SEED] = _signed(seed or 0)
         self._cells[_HAS_PASS_SEED] = int(seed is not None)
-        self._write(process, epoch)
-        return epoch
+        self._write(process, number, begun)
+        return begun.epoch
 
     def join(self, epoch: int, seed: int) -> None:
         """Begin the pass `epoch` in this process, as a state says that was loaded in it, whatever was counted before.
@@ -135,8 +152,9 @@ class EpochCounter:
         """
         process = _this_process()
         self._slots[:, _EPOCH].clamp_(max=epoch)
+        self._cells[_NEXT].clamp_(max=epoch)
         self._keep_seed(seed)
-        self._write(process, epoch)
+        self._write(process, self._number(process), _Begun(int(self._cells[_NOW]), epoch))
 
     def check_told(self, epoch: int) -> None:
         """Check that `set` has not told another epoch since the last pass began.
@@ -157,18 +175,45 @@ class EpochCounter:
     def _forget(self, epoch: int) -> None:
         self._cells[_LOADED] = -1
         self._cells[_TOLD] = 0
-        self._slots[:, _LOADER] = -1
-        self._slots[:, _WORKERS] = -1
-        self._slots[:, _EPOCH] = epoch - 1
+        self._cells[_NEXT] = epoch
+        self._cells[_NOW] += 1
 
     def _keep_seed(self, seed: int) -> None:
         self._cells[_SEED] = _signed(seed)
         self._cells[_HAS_SEED] = 1
 
-    def _write(self, process: _Process, epoch: int) -> None:
-        self._slots[process.slot, _LOADER] = process.loader  # before the epoch, which makes the slot count
-        self._slots[process.slot, _WORKERS] = process.workers
-        self._slots[process.slot, _EPOCH] = epoch
+    def _number(self, process: _Process) -> int:
+        """Which of this process's passes as this worker now begins, from 0."""
+        if not process.workers:
+            return 0
+        key = os.getpid(), process
+        self._numbers[key] = self._numbers.get(key, -1) + 1
+        return self._numbers[key]
+
+    def _by_others(self, process: _Process, number: int) -> _Begun | None:
+        """When other workers of this one's loader began the pass of some number; None if they have not."""
+        if not process.workers:
+            return None
+        slots = self._slots.clone()
+        own = _Begun(int(slots[process.slot, _GENERATION]), int(slots[process.slot, _EPOCH]))
+        others = slots[(slots[:, _LOADER] == process.loader) & (slots[:, _WORKERS] == process.workers)]
+        found = set()
+        for _, _, theirs, generation, epoch, last_generation, last_epoch in others.tolist():
+            if theirs == number:
+                found.add(_Begun(generation, epoch))
+            elif theirs == number + 1:
+                found.add(_Begun(last_generation, last_epoch))
+            elif theirs > number:  # this one is far behind: passes follow each other
+                found.add(_Begun(generation, epoch - (theirs - number)))
+        return max((begun for begun in found if begun > own), default=None)
+
+    def _write(self, process: _Process, number: int, begun: _Begun) -> None:
+        slot = self._slots[process.slot]
+        last = slot[[_GENERATION, _EPOCH]].tolist() if int(slot[_LOADER]) == process.loader else (-1, -1)
+        slot[_LOADER] = -1  # counts for nobody while it is written
+        row = [process.loader, process.workers, number, *begun, *last]
+        slot[_WORKERS:] = torch.tensor(row[_WORKERS:])
+        slot[_LOADER] = process.loader
 
 
 def _shared(tensor: torch.Tensor) -> torch.Tensor:
@@ -186,6 +231,6 @@ def _this_process() -> _Process:
     info = get_worker_info()
     if info is None:
         return _Process(0, -1, 0)
-    if info.id + 1 >= _SLOTS:
-        raise ConfigError(f"at most {_SLOTS - 1} workers can share a reader, got {info.num_workers}")
-    return _Process(info.id + 1, info.seed - info.id, info.num_workers)
+    if info.id >= _MOST_WORKERS:
+        raise ConfigError(f"at most {_MOST_WORKERS} workers can share a reader, got {info.num_workers}")
+    return _Process(1 + info.seed % _WORKER_SLOTS, info.seed - info.id, info.num_workers)

@@ -98,11 +98,14 @@ class Pipeline:
         """Read a batch."""
         if self.collate_fn is not None:
             return self.collate_fn(self.seeded_samples(indices, seed, epoch))
-        routes = self._routes(indices)
-        if len(routes) > 1:
-            samples = self.seeded_samples(indices, seed, epoch)
-            return collate(samples, samples)
-        (steps,) = routes
+        if getattr(self.steps_for, "uniform", False) or not len(indices):
+            steps = self.steps_for(int(indices[0])) if len(indices) else ()
+        else:
+            routes = {self.steps_for(index) for index in as_list(indices)}
+            if len(routes) > 1:
+                samples = self.seeded_samples(indices, seed, epoch)
+                return collate(samples, samples)
+            (steps,) = routes
         if not steps:
             return self.records.batch(indices)
         if self.options.lower and (chains := self.chains(steps)):
@@ -174,12 +177,6 @@ class Pipeline:
                 self._lowered = {}
             found = self._lowered[id(function)] = lower(function, exact=self.options.exact)
         return found
-
-    def _routes(self, indices: Indices) -> set[Steps]:
-        """The different transforms that act on some samples."""
-        if getattr(self.steps_for, "uniform", False):
-            indices = indices[:1]
-        return {self.steps_for(index) for index in as_list(indices)} or {()}
 
     def _collate(self, samples: Sequence[Any], indices: Indices, steps: Steps) -> Any:
         """Collate what transforms gave; what they did not touch is read as a batch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
@@ -267,6 +268,10 @@ class _DenseLeaf:
         self.dtype = torch.from_numpy(np.empty(0, column.dtype)).dtype
         self.row_bytes = column.row_bytes or 0
         self.shape = column.shape or ()
+        batch = self.codec.stack(torch.empty((2, *self.shape), dtype=self.dtype))
+        renamed = batch.dtype == self.dtype and math.prod(self.shape) > 0  # or else it is more than an order of axes
+        self._batch_shape = batch.shape[1:]
+        self._strides = batch.stride() if renamed else None
 
     @property
     def is_plain(self) -> bool:
@@ -275,16 +280,26 @@ class _DenseLeaf:
 
     def gather(self, indices: Indices) -> torch.Tensor:
         """Copy rows, once, into memory of the caller's own."""
-        shape = (len(indices), *self.shape)
-        size = len(indices) * self.row_bytes
-        out = POOL.empty(shape, self.dtype) if size >= _POOLED_BYTES else torch.empty(shape, dtype=self.dtype)
-        if size:
-            if isinstance(indices, range):
-                self._copy_run(indices.start, len(indices), out.data_ptr())
-            else:
-                memory, offsets = self.offsets(indices)
-                gather_bytes(memory, offsets, self.row_bytes, out.view(-1).view(torch.uint8))
-        return self.codec.stack(out)
+        count = len(indices)
+        size = count * self.row_bytes
+        if self._strides is not None and size < _POOLED_BYTES:
+            out = torch.empty_strided((count, *self._batch_shape), self._strides, dtype=self.dtype)
+            self._fill(out, indices, size)
+            return out
+        rows = POOL.empty((count, *self.shape), self.dtype)
+        self._fill(rows, indices, size)
+        return self.codec.stack(rows)
+
+    def _fill(self, out: torch.Tensor, indices: Indices, size: int) -> None:
+        """Copy rows into memory that has just their size, whatever it calls its axes."""
+        if not size:
+            return
+        if isinstance(indices, range):
+            self._copy_run(indices.start, len(indices), out.data_ptr())
+        else:
+            memory, offsets = self.offsets(indices)
+            flat = out.as_strided((size // self.dtype.itemsize,), (1,))
+            gather_bytes(memory, offsets, self.row_bytes, flat.view(torch.uint8))
 
     def _copy_run(self, start: int, count: int, target: int) -> None:
         """Copy consecutive rows to an address, chunk by chunk."""

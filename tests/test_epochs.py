@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lmdbpipe.epochs import EpochCounter
 from lmdbpipe.errors import ConfigError
+from tests.faces.helpers import as_worker
 from tests.helpers import FEW_CORES
 
 pytestmark = [
@@ -116,6 +117,47 @@ def test_abandoned_passes_count(num_workers: int, persistent: bool, reseeded: bo
         if reseeded:
             torch.manual_seed(0)
         assert read(passes) == {epoch + 1}
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_epoch_told_after_an_abandoned_pass(num_workers: int, persistent: bool) -> None:
+    """A worker that still begins a pass that was left does not take the epoch that was told since for it."""
+    dataset = Passes()
+    passes = loader(dataset, num_workers, persistent_workers=persistent)
+    for epoch in (0, 7, 3):
+        for _ in passes:
+            break
+        dataset.epochs.set(epoch)
+        assert read(passes) == {epoch}
+
+
+def test_slow_workers_fall_behind() -> None:
+    """A worker that is slow to begin a pass takes it for what the others took it for, which are further on."""
+    counter = EpochCounter()
+    counter.set(10)
+    with as_worker(0, 2):
+        assert [counter.begin() for _ in range(4)] == [10, 11, 12, 13]
+    with as_worker(1, 2):
+        assert [counter.begin() for _ in range(5)] == [10, 11, 12, 13, 14]
+    with as_worker(0, 2):
+        assert counter.begin() == 14
+
+
+def test_late_passes_are_of_their_time() -> None:
+    """What begins late belongs before the epoch that was told meanwhile, and does not use it up."""
+    counter = EpochCounter()
+    with as_worker(0, 2):
+        assert counter.begin() == 0
+    counter.set(5)
+    with as_worker(1, 2):
+        assert counter.begin() == 0
+    assert counter.peek() == 5
+    with as_worker(1, 2):
+        assert counter.begin() == 5
+    with as_worker(0, 2):
+        assert counter.begin() == 5
+    assert counter.peek() == 6
 
 
 def test_passes_at_once() -> None:

@@ -150,7 +150,19 @@ class Dealing:
             ConfigError: There is no ``batch_size``, or ``first`` is not from 0 to ``len``.
         """
         numbers = range(self.worker, self.num_batches, self.num_workers)
-        return (self._batch(step) for step in numbers[whole("first", first, 0, len(numbers)) :])
+        return self._iterate(numbers[whole("first", first, 0, len(numbers)) :])
+
+    def _iterate(self, steps: range) -> Iterator[Batch]:
+        full, group, _ = self._steps()
+        size = group // self.world_size
+        offset = self.rank * size
+        if len(self.segments) == 1:  # the usual case, in as little time as Python takes
+            offset += self.segments[0][0]
+            for step in steps[: len(range(steps.start, full, steps.step))]:
+                start = step * group + offset
+                yield Batch(step, ((start, start + size),))
+            steps = steps[len(range(steps.start, full, steps.step)) :]
+        yield from map(self._batch, steps)
 
     def runs(self, first: int = 0, size: int = 1024) -> Iterator[Batch]:
         """Iterate over this worker's samples in pieces of at most ``size``, from its own sample number ``first`` on.
