@@ -29,7 +29,7 @@ _MOST_WORKERS = 1024
 _WORKER_SLOTS = 4096
 """Of loaders that read at once, few workers then share a slot. Another slot is for a process that is no worker."""
 _LOADER, _WORKERS, _NUMBER, _GENERATION, _EPOCH, _LAST_GENERATION, _LAST_EPOCH = range(7)
-"""A slot: the loader, its workers, and which pass of the worker is of which generation and epoch; the one before too."""
+"""A slot: the loader, its workers, the number of the worker's pass, its generation and epoch, and those of the last."""
 _TOLD, _HAS_SEED, _SEED, _HAS_PASS_SEED, _PASS_SEED, _LOADED, _SIZE, _NOW, _NEXT = range(9)
 _STATE_BYTES = 65536
 """Room for a state of about 3,000 ranges; one that speaks for all takes 300 bytes."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import struct
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -169,3 +172,17 @@ def change(path: str | Path, name: bytes, key: bytes, value: bytes | None) -> No
 def files(folder: Path) -> list[str]:
     """The names of what lies in a folder."""
     return sorted(entry.name for entry in folder.iterdir())
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[Path]:
+    """A folder that anyone may enter, and, where tests run as root, another user for the while."""
+    is_root = os.getuid() == 0
+    if is_root:
+        os.setresuid(65534, 65534, 0)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    finally:
+        if is_root:
+            os.setresuid(0, 0, 0)

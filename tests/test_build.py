@@ -11,7 +11,6 @@ import random
 import re
 import resource
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,7 +38,20 @@ from lmdbpipe.errors import (
     UnsupportedLeafError,
 )
 from lmdbpipe.store import Database, Manifest, verify
-from tests.helpers import OPTIONS, Failing, Listed, Pictures, Slow, Stream, content, dump, files, image, same
+from tests.helpers import (
+    OPTIONS,
+    Failing,
+    Listed,
+    Pictures,
+    Slow,
+    Stream,
+    content,
+    dump,
+    files,
+    image,
+    same,
+    unprivileged,
+)
 
 SMALL = {"write_frequency": 20}
 FORK: Any = multiprocessing.get_context("fork")
@@ -446,20 +458,6 @@ def test_paths_that_hold_no_file(tmp_path: Path) -> None:
     with pytest.raises(DatabasePathError):
         build(Pictures(3), tmp_path / "file" / "a.lmdb")
     assert files(tmp_path) == ["file", "folder"]
-
-
-@contextlib.contextmanager
-def unprivileged() -> Iterator[Path]:
-    """A folder that anyone may enter, and, where tests run as root, another user for the while."""
-    is_root = os.getuid() == 0
-    if is_root:
-        os.setresuid(65534, 65534, 0)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-    finally:
-        if is_root:
-            os.setresuid(0, 0, 0)
 
 
 def test_folder_that_cannot_be_written() -> None:

@@ -31,7 +31,7 @@ from lmdbpipe.errors import (
     UnsupportedVersionError,
 )
 from lmdbpipe.store import Database, environment
-from tests.helpers import OPTIONS, Failing, change, dump
+from tests.helpers import OPTIONS, Failing, change, dump, unprivileged
 from tests.store.conftest import CHUNK, LENGTH
 
 FORK: Any = multiprocessing.get_context("fork")
@@ -347,9 +347,12 @@ def test_manifests_that_are_none(data: bytes, path: Path) -> None:
         Database(path)
 
 
-def test_unreadable_files() -> None:
+def test_unreadable_files(original: Path) -> None:
     """A file that may not be read is a DatabasePathError."""
-    if os.getuid() == 0:
-        pytest.skip("root may read everything")
-    with pytest.raises(DatabasePathError):
-        Database("/etc/shadow")
+    data = original.read_bytes()
+    with unprivileged() as folder:
+        path = folder / "a.lmdb"
+        path.write_bytes(data)
+        path.chmod(0)
+        with pytest.raises(DatabasePathError, match="permission denied"):
+            Database(path)
