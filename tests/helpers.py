@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import math
 import struct
 import tempfile
 import time
@@ -21,7 +22,7 @@ FEW_CORES = "ignore:This DataLoader will create:UserWarning"
 """torch warns where a loader has more workers than the machine has cores; that is no fault of the reader."""
 
 
-def same(left: Any, right: Any) -> bool:
+def same(left: Any, right: Any) -> bool:  # noqa: PLR0911 - one return for each kind of value
     """Whether two values are the same: of one type, and equal to the last bit."""
     if type(left) is not type(right):
         return False
@@ -42,7 +43,7 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, tuple | list):
         return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, float):
-        return struct.pack("d", left) == struct.pack("d", right) or (left != left and right != right)
+        return struct.pack("d", left) == struct.pack("d", right) or (math.isnan(left) and math.isnan(right))
     if isinstance(left, complex):
         return same(left.real, right.real) and same(left.imag, right.imag)
     return bool(left == right)
