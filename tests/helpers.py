@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import math
+import os
 import struct
 import tempfile
 import time
@@ -22,31 +22,55 @@ FEW_CORES = "ignore:This DataLoader will create:UserWarning"
 """torch warns where a loader has more workers than the machine has cores; that is no fault of the reader."""
 
 
-def same(left: Any, right: Any) -> bool:  # noqa: PLR0911 - one return for each kind of value
+def same(left: Any, right: Any) -> bool:
     """Whether two values are the same: of one type, and equal to the last bit."""
     if type(left) is not type(right):
         return False
-    if isinstance(left, Image.Image):
-        return (left.mode, left.size, left.tobytes()) == (right.mode, right.size, right.tobytes()) and (
-            left.mode != "P" or left.convert("RGBA").tobytes() == right.convert("RGBA").tobytes()
-        )
-    if isinstance(left, torch.Tensor):
-        return (left.dtype, left.shape) == (right.dtype, right.shape) and _bits(left) == _bits(right)
-    if isinstance(left, np.ndarray) and left.dtype.names:
-        return left.dtype == right.dtype and all(same(left[name], right[name]) for name in left.dtype.names)
-    if isinstance(left, np.longdouble):
-        return bool(left == right)  # its padding is not its own
-    if isinstance(left, np.ndarray | np.generic):
-        return (left.dtype, left.shape) == (right.dtype, right.shape) and left.tobytes() == right.tobytes()
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, tuple | list):
-        return len(left) == len(right) and all(map(same, left, right))
-    if isinstance(left, float):
-        return struct.pack("d", left) == struct.pack("d", right) or (math.isnan(left) and math.isnan(right))
-    if isinstance(left, complex):
-        return same(left.real, right.real) and same(left.imag, right.imag)
+    for kind, compare in _COMPARED:
+        if isinstance(left, kind):
+            return compare(left, right)
     return bool(left == right)
+
+
+def _same_images(left: Image.Image, right: Image.Image) -> bool:
+    if (left.mode, left.size) != (right.mode, right.size) or left.tobytes() != right.tobytes():
+        return False
+    return left.mode != "P" or left.convert("RGBA").tobytes() == right.convert("RGBA").tobytes()
+
+
+def _same_tensors(left: torch.Tensor, right: torch.Tensor) -> bool:
+    return (left.dtype, left.shape) == (right.dtype, right.shape) and _bits(left) == _bits(right)
+
+
+def _same_arrays(left: Any, right: Any) -> bool:
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    if left.dtype.names:  # there may be padding between the fields, and in a long double
+        return all(same(left[name], right[name]) for name in left.dtype.names)
+    return bool(left == right) if isinstance(left, np.longdouble) else left.tobytes() == right.tobytes()
+
+
+def _same_dicts(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
+    return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+
+
+def _same_items(left: Sequence[Any], right: Sequence[Any]) -> bool:
+    return len(left) == len(right) and all(map(same, left, right))
+
+
+def _same_floats(left: float, right: float) -> bool:
+    return struct.pack("d", left) == struct.pack("d", right) or (math.isnan(left) and math.isnan(right))
+
+
+_COMPARED: list[tuple[Any, Callable[[Any, Any], bool]]] = [
+    (Image.Image, _same_images),
+    (torch.Tensor, _same_tensors),
+    (np.ndarray | np.generic, _same_arrays),
+    (dict, _same_dicts),
+    (tuple | list, _same_items),
+    (float, _same_floats),
+    (complex, lambda left, right: same(left.real, right.real) and same(left.imag, right.imag)),
+]
 
 
 def _bits(tensor: torch.Tensor) -> bytes:

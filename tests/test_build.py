@@ -682,15 +682,27 @@ def test_killed_builds_resume_to_the_same_content(tmp_path: Path) -> None:
     assert files(tmp_path) == ["a.lmdb", "undisturbed.lmdb"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes as Linux lists them")
 def test_workers_of_a_killed_build_let_the_next_one_go(tmp_path: Path) -> None:
-    """Workers end with the process that they work for, so that they do not hold its lock for ever."""
+    """Workers end with the process that they work for: they neither stay for ever nor hold its lock."""
     path = tmp_path / "a.lmdb"
     with builder(path, 3000, num_workers=2) as (process, _):
         while not _committed(path):
             process.join(0.01)
+        workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        assert len(workers) == 2
         process.kill()
         process.join()
         assert build(Slow(3000), path, num_workers=2).length == 3000
+        while any(map(_is_running, workers)):
+            process.join(0.01)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _committed(path: Path) -> int:

@@ -84,6 +84,22 @@ def _read_in_child(database: Database, results: Any) -> None:
     results.send(labels(database))
 
 
+def _count_in_child(results: Any) -> None:
+    results.send(len(environment._registry))
+
+
+def test_forked_children_hold_nothing(path: Path) -> None:
+    """A forked child lets go of the files that its parent has open: LMDB forbids to use them there."""
+    database = Database(path)
+    here, there = FORK.Pipe()
+    child = FORK.Process(target=_count_in_child, args=(there,))
+    child.start()
+    assert here.recv() == 0
+    child.join()
+    assert opened() >= 1
+    assert label(database, 3) == 3
+
+
 @pytest.mark.parametrize("access", ["get", "cursor"])
 def test_forked_child_reads_and_parent_reads_on(access: Any, path: Path) -> None:
     """A file that is open at a fork, in the midst of a pass, is opened anew by the child; the parent reads on."""
