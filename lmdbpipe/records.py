@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
@@ -268,22 +267,22 @@ class _DenseLeaf:
         self.dtype = torch.from_numpy(np.empty(0, column.dtype)).dtype
         self.row_bytes = column.row_bytes or 0
         self.shape = column.shape or ()
-        batch = self.codec.stack(torch.empty((2, *self.shape), dtype=self.dtype))
-        renamed = batch.dtype == self.dtype and math.prod(self.shape) > 0  # or else it is more than an order of axes
-        self._batch_shape = batch.shape[1:]
-        self._strides = batch.stride() if renamed else None
+        sizes = range(1, len(self.shape) + 2)
+        batch = self.codec.stack(torch.empty(tuple(sizes), dtype=self.dtype))
+        # The order in which a batch names the axes of rows; None if it is more than an order that changes.
+        self._axes = tuple(sizes.index(size) for size in batch.shape) if batch.dtype == self.dtype else None
 
     @property
     def is_plain(self) -> bool:
         """Whether the stored numbers are the samples' own, not those of a dtype that NumPy lacks."""
-        return self.codec.stack(torch.empty((0, *self.shape), dtype=self.dtype)).dtype == self.dtype
+        return self._axes is not None
 
     def gather(self, indices: Indices) -> torch.Tensor:
         """Copy rows, once, into memory of the caller's own."""
         count = len(indices)
         size = count * self.row_bytes
-        if self._strides is not None and size < _POOLED_BYTES:
-            out = torch.empty_strided((count, *self._batch_shape), self._strides, dtype=self.dtype)
+        if self._axes is not None and size < _POOLED_BYTES:  # NumPy's memory comes faster than torch's at such sizes
+            out = torch.from_numpy(np.empty((count, *self.shape), self.column.dtype).transpose(self._axes))
             self._fill(out, indices, size)
             return out
         rows = POOL.empty((count, *self.shape), self.dtype)
