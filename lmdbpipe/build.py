@@ -232,9 +232,13 @@ def _use_again(target: Path, origin: dict[str, Any]) -> Manifest:
 
 def _check_path(target: Path) -> tuple[int, int] | None:
     """See that a file can be at a path, and tell which is."""
-    if target.is_dir():
+    try:
+        is_folder, has_parent = target.is_dir(), target.parent.is_dir()
+    except OSError as error:  # a folder above it may not be searched
+        raise DatabasePathError(f"{target}: cannot be reached: {error.strerror}") from error
+    if is_folder:
         raise DatabasePathError(f"{target}: is a folder; give the path of a file in it, such as {target / 'data.lmdb'}")
-    if not target.parent.is_dir():
+    if not has_parent:
         raise DatabasePathError(f"{target}: its folder does not exist; make {target.parent} first")
     if not os.access(target.parent, os.W_OK) and not target.exists():
         raise DatabasePathError(f"{target}: its folder cannot be written")

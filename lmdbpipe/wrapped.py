@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets.vision import StandardTransform
 
-from lmdbpipe.errors import TransformError
+from lmdbpipe.errors import SourceError, TransformError
 from lmdbpipe.structure import Path, Structure, get, replace
 
 ATTRIBUTES = ("transform", "target_transform", "transforms")
@@ -208,7 +208,12 @@ def _find_sites(dataset: Any, index: int) -> Iterator[Site]:
     try:
         calls, sample = _record(dataset, index, lambda value: value if isinstance(value, _Mark) else _Mark())
     except Exception:  # the dataset looked into a mark; it may do so in any way
-        calls, sample = _record(dataset, index, lambda value: value)
+        try:
+            calls, sample = _record(dataset, index, lambda value: value)
+        except Exception as error:
+            raise SourceError(
+                f"sample {index}: {type(dataset).__name__} raised {type(error).__name__}: {error}"
+            ) from error
     for owner, name, values in calls:
         paths = [list(_locate(sample, value)) for value in values]
         seen = all(len(found) == 1 for found in paths)  # a value that stands in two places cannot be told apart

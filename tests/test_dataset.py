@@ -30,6 +30,7 @@ from lmdbpipe.errors import (
     DatabaseNotFoundError,
     DatabasePathError,
     OutOfRangeError,
+    SourceError,
 )
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -531,3 +532,20 @@ def test_a_fork_reads_on(tmp_path: Path) -> None:
         os._exit(0 if equal(wrapped[7], expected) else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert equal(wrapped[7], expected)
+
+
+class Broken(Pairs):
+    """A dataset whose first sample cannot be read."""
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 0:
+            raise OSError("truncated file")
+        return super().__getitem__(index)
+
+
+def test_a_broken_first_sample_is_named(tmp_path: Path) -> None:
+    """Even the sample that is looked at first fails with the index and its cause, and nothing is left behind."""
+    with pytest.raises(SourceError, match=r"sample 0.*truncated file") as caught:
+        LMDBDataset(Broken(4), root=tmp_path)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert list(tmp_path.iterdir()) == []
