@@ -57,7 +57,12 @@ def fixed_steps(
     paths = standard_paths(records.schema.structure)
     paths |= {name: tuple(tuple(path) for path in found) for name, found in recorded.items() if name != "transforms"}
     given = {"transform": transform, "target_transform": target_transform, "transforms": transforms}
-    return FixedSteps(tuple(Step(function, paths[name]) for name, function in given.items() if function is not None))
+    steps = []
+    for name, function in given.items():
+        if function is not None:  # a joint transform takes all its parts together, others act on each place by itself
+            calls = [paths[name]] if name == "transforms" else [(path,) for path in paths[name]]
+            steps += [Step(function, call) for call in calls]
+    return FixedSteps(tuple(steps))
 
 
 def expand(paths: PathLike | Iterable[PathLike]) -> list[str]:

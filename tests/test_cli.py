@@ -193,17 +193,14 @@ def test_verify_finds_a_changed_byte(built: Path, tmp_path: Path) -> None:
     assert "1 problem found" in result.stderr
 
 
-def test_verify_survives_a_crash_inside_lmdb(built: Path, tmp_path: Path) -> None:
-    """Pages on which LMDB itself crashes are reported like other damage, and do not take the command with them."""
+def test_verify_survives_damaged_pages(built: Path, tmp_path: Path) -> None:
+    """Pages on which LMDB itself would crash are reported like other damage, and do not take the command with them."""
     data = bytearray(built.read_bytes())
     for page in range(len(data) // 4096 - 5, len(data) // 4096):  # the roots of the trees, written last
         data[page * 4096 + 16 : (page + 1) * 4096] = b"\xa5" * 4080
     (tmp_path / "damaged.lmdb").write_bytes(data)
     result = run("verify", tmp_path / "damaged.lmdb")
-    assert result.exit_code == 1
-    assert "LMDB crashed" in result.stdout
-    assert result.stderr.startswith("lmdbpipe: error: ")
-    assert len(result.stderr.splitlines()) == 1
+    assert_error(result, 1, "damaged.lmdb")
 
 
 @pytest.mark.parametrize("command", ["build", "info", "verify", "demo"])

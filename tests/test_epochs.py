@@ -144,6 +144,18 @@ def test_slow_workers_fall_behind() -> None:
         assert counter.begin() == 14
 
 
+def test_passes_between_do_not_confuse_slow_workers() -> None:
+    """A worker that is a pass behind takes it for what the others did, also where others' passes lay between."""
+    counter = EpochCounter()
+    with as_worker(0, 2):
+        assert counter.begin() == 0
+    assert counter.begin() == 1
+    with as_worker(0, 2):
+        assert counter.begin() == 2
+    with as_worker(1, 2):
+        assert [counter.begin(), counter.begin()] == [0, 2]
+
+
 def test_late_passes_are_of_their_time() -> None:
     """What begins late belongs before the epoch that was told meanwhile, and does not use it up."""
     counter = EpochCounter()
