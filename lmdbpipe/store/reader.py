@@ -19,7 +19,7 @@ from lmdbpipe.store import environment
 from lmdbpipe.store.manifest import MANIFEST_KEY, Manifest
 
 _KEY = struct.Struct(">QH")
-_ROWS_KEPT = 64
+_ROWS_KEPT = 256
 _STEP = 1024**2
 
 
@@ -52,6 +52,7 @@ class Database:
         self._environment: environment.Environment | None = None
         self._generation = -1
         self._rows: dict[int, tuple[Rows, ...]] = {}
+        self._last_addresses: dict[tuple[int, int], int] = {}
         self._addresses: dict[int, npt.NDArray[np.int64]] = {}
         self._anchor = (0, 0)
         """A chunk, and where in the file it begins, but for the few pages before the first."""
@@ -106,10 +107,12 @@ class Database:
     def address(self, chunk: int, index: int, column: Column) -> int:
         """Look up where in memory one column of a chunk begins; 0 where it is empty."""
         self._open()
-        known = self._addresses.get(index)
-        if known is not None and (address := int(known[chunk])) >= 0:
-            return address
-        return int(self.addresses(np.array([chunk]), index, column)[0])
+        address = self._last_addresses.get((chunk, index))
+        if address is None:
+            if len(self._last_addresses) >= _ROWS_KEPT:
+                self._last_addresses = {}
+            address = self._last_addresses[chunk, index] = int(self.addresses(np.array([chunk]), index, column)[0])
+        return address
 
     def addresses(self, chunks: npt.NDArray[np.int64], index: int, column: Column) -> npt.NDArray[np.int64]:
         """Look up where in memory one column of some chunks begins; 0 where it is empty.
@@ -200,6 +203,7 @@ class Database:
                     return self._environment  # another thread was first
                 opened = environment.acquire(self.path, self.config)
                 self._rows, self._addresses, self._anchor = {}, {}, (0, 0)
+                self._last_addresses = {}
                 self._generation = environment.generation()
                 self._finalizer = weakref.finalize(self, _release, opened, self._generation)
                 self._environment = opened  # last: other threads look at it without the lock
