@@ -22,7 +22,7 @@ from lmdbpipe.errors import ConfigError
 from lmdbpipe.records import Indices, Records, as_list
 from lmdbpipe.seeding import preserved, seed_all
 from lmdbpipe.structure import Path, get
-from lmdbpipe.transforms import CounterDraws, Draws, Lowered, lower
+from lmdbpipe.transforms import CounterDraws, Draws, Lowered, Tuples, lower
 from lmdbpipe.wrapped import Step, Transform, apply, touched
 
 Steps: TypeAlias = tuple[Step, ...]
@@ -156,6 +156,8 @@ class Pipeline:
             probes = [] if codec.dense() is not None else [get(probe, path) for probe in self._probes(steps)]
             if isinstance(values, torch.Tensor):
                 leaves.append(list(values.unbind(0)) if _shapes_differ(probes) else values)
+            elif isinstance(values, Tuples):
+                leaves.append(list(values.batches))
             else:
                 leaves.append(collate(values, probes))
         return self.records.schema.structure.unflatten_batch(leaves)

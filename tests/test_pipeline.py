@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import transforms as v1
+from torchvision.transforms import v2
 
 from lmdbpipe.build import build
 from lmdbpipe.errors import TransformError
@@ -129,6 +130,62 @@ def test_a_leaf_made_equal_by_its_transform_is_a_tensor(lower: bool, transform: 
     images, _ = pipeline(varying_sizes, transform, lower=lower).batch(np.array([11, 0, 9, 10]), 0, 0)
     assert isinstance(images, torch.Tensor)
     assert images.shape == (4, 3, 8, 8)
+
+
+def stack_crops(crops: tuple[Image.Image, ...]) -> torch.Tensor:
+    """What torchvision's documentation does with the crops of FiveCrop."""
+    assert isinstance(crops, tuple)
+    assert all(isinstance(crop, Image.Image) for crop in crops)
+    return torch.stack([v1.ToTensor()(crop) for crop in crops])
+
+
+CROPS = [
+    (v1.FiveCrop(8), 5, torch.uint8),
+    (v1.Compose([v1.ToTensor(), v1.TenCrop(8)]), 10, torch.float32),
+    (v2.Compose([v2.TenCrop((8, 8)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]), 10, torch.float32),
+    (v2.Compose([v2.PILToTensor(), v2.FiveCrop(8), v2.ToDtype(torch.float64)]), 5, torch.float64),
+]
+
+
+@pytest.mark.parametrize(("transform", "count", "dtype"), CROPS)
+@pytest.mark.parametrize("sizes", ["equal_sizes", "varying_sizes"])
+def test_tuples_of_crops(
+    transform: Any, count: int, dtype: torch.dtype, sizes: str, request: pytest.FixtureRequest
+) -> None:
+    """A batch of tuples is a list of tensors, one for each place, with and without lowering: the same bits."""
+    records = request.getfixturevalue(sizes)
+    lowered, plain = (pipeline(records, transform, lower=lower).batch(range(9), 0, 0) for lower in (True, False))
+    assert [type(images) for images, _ in (lowered, plain)] == [list, list]
+    assert lowered[0][0].dtype == dtype
+    assert [list(crops.shape) for crops in lowered[0]] == [[9, 3, 8, 8]] * count
+    for one, other in zip(lowered[0], plain[0], strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+def test_a_function_of_crops_is_given_what_torchvision_gives(varying_sizes: Records) -> None:
+    """The usual lambda after FiveCrop gets tuples of PIL images, and its stacks are a batch."""
+    transform = v1.Compose([v1.FiveCrop(8), stack_crops])
+    lowered, plain = (
+        pipeline(varying_sizes, transform, lower=lower).batch(range(9), 0, 0)[0] for lower in (True, False)
+    )
+    assert lowered.shape == (9, 5, 3, 8, 8)
+    assert torch.equal(lowered, plain)
+
+
+def test_draws_after_crops_are_the_same_for_all_of_a_sample(equal_sizes: Records) -> None:
+    """As torchvision draws once for a tuple: either all crops of a sample are mirrored, or none is."""
+    still, mirrored = (
+        pipeline(equal_sizes, v2.Compose([v2.FiveCrop(6), v2.ToImage(), *steps])).batch(range(40), 0, 0)[0]
+        for steps in ((), (v2.RandomHorizontalFlip(),))
+    )
+    flips = torch.stack([(one != other).flatten(1).any(1) for one, other in zip(still, mirrored, strict=True)])
+    assert 0 < flips[0].sum() < 40
+    assert (flips == flips[0]).all()
+    assert all(
+        torch.equal(torch.where(flips[0][:, None, None, None], one.flip(-1), one), other)
+        for one, other in zip(still, mirrored, strict=True)
+    )
 
 
 def test_a_transform_that_seemed_to_make_sizes_equal(equal_sizes: Records) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from lmdbpipe.transforms.crops import Tuples
 from lmdbpipe.transforms.draws import CounterDraws, Draws, ReplayDraws
 from lmdbpipe.transforms.lowering import Lowered, lower
 from lmdbpipe.transforms.raw import RawImages
 
-__all__ = ["CounterDraws", "Draws", "Lowered", "RawImages", "ReplayDraws", "lower"]
+__all__ = ["CounterDraws", "Draws", "Lowered", "RawImages", "ReplayDraws", "Tuples", "lower"]

@@ -88,14 +88,19 @@ class Container(Step):
     """Words that the choice needs."""
 
     def accept(self, spec: Spec) -> Spec | str:
-        """Only where what comes out is of one kind whatever is chosen."""
+        """Only where what comes out is of one kind whatever is chosen, and no tuple."""
         outs = [chain.infer(spec) for chain in self.chains]
         reason = next((out for out in outs if isinstance(out, str)), None)
         if reason is not None:
             return reason
+        if any(isinstance(out, Spec) and out.crops for out in outs):
+            return "it chooses among tuples of images"
         wanted = outs[0] if self.one_of else spec
         same = all(out == wanted for out in outs)
         return wanted if same else "what comes out differs in kind by what is chosen"
+
+    def _infer_tuple(self, spec: Spec) -> Spec | str:
+        return "it chooses for tuples of images"
 
     one_of = False
     """Whether exactly one chain is applied."""

@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 from lmdbpipe.errors import TransformError
 from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.compose import Container
+from lmdbpipe.transforms.crops import Crops, Tuples, run
 from lmdbpipe.transforms.draws import Draws, ReplayDraws
 from lmdbpipe.transforms.opaque import Opaque
 from lmdbpipe.transforms.raw import RawImages
@@ -42,7 +43,7 @@ class _Leaf:
     """Samples that are through: their places in the batch, and a batch or a list of objects."""
 
     places: Ints
-    result: Batch | list[Any]
+    result: Batch | Crops | list[Any]
 
 
 class Lowered:
@@ -94,7 +95,7 @@ class Lowered:
 
     def __call__(
         self, images: Images, draws: Draws | None = None, *, device: torch.device | str | None = None
-    ) -> Tensor | list[Any]:
+    ) -> Tensor | Sequence[Any]:
         """Transform a batch.
 
         Args:
@@ -104,8 +105,8 @@ class Lowered:
                 are done, before arithmetic.
 
         Returns:
-            A tensor [n, ...] that the caller owns; a list of n where sizes or types of the results differ, or where
-            they are no tensors.
+            A tensor [n, ...] that the caller owns; `Tuples` where each result is a tuple of images, as ``FiveCrop``
+            makes them; a list of n where sizes or types of the results differ, or where they are no tensors.
         """
         count = len(images)
         if not count:
@@ -118,10 +119,10 @@ class Lowered:
 
     def _count(self, images: Images, draws: Draws) -> list[_Leaf]:
         leaves: list[_Leaf] = []
-        pending = [(places, batch, 0) for places, batch in _batches(images)]
+        pending: list[tuple[Ints, Batch | Crops | list[Any], int]] = [(*group, 0) for group in _batches(images)]
         while pending:
             places, batch, begin = pending.pop()
-            if not isinstance(batch, Batch):
+            if isinstance(batch, list):
                 end, samples = begin, batch
             else:
                 end = self._unbatched(begin, batch.spec)
@@ -131,7 +132,7 @@ class Lowered:
                     if step.words:
                         words = draws.words(places, self._first[number], step.words)
                     params, _ = step.decode(words, batch.spec, batch.size)
-                    batch = step.apply(batch, params)
+                    batch = run(step, batch, params)
                 if end == len(self.steps):
                     leaves.append(_Leaf(places, batch))
                     continue
@@ -231,9 +232,9 @@ class Lowered:
             spec = step.infer(spec)  # type: ignore[assignment]
         return params
 
-    def _apply(self, batch: Batch, begin: int, params: Sequence[Params]) -> Batch:
+    def _apply(self, batch: Batch | Crops, begin: int, params: Sequence[Params]) -> Batch | Crops:
         for step, drawn in zip(self.steps[begin:], params, strict=True):
-            batch = step.apply(batch, drawn)
+            batch = run(step, batch, drawn)
         return batch
 
     def _find_unbatched(self, begin: int, spec: Spec) -> int:
@@ -344,20 +345,23 @@ def _size(sample: Any) -> tuple[int, int]:
     return int(sample.shape[-2]), int(sample.shape[-1])
 
 
-def _collect(leaves: list[_Leaf], count: int, device: torch.device | None) -> Tensor | list[Any]:
+def _collect(leaves: list[_Leaf], count: int, device: torch.device | None) -> Tensor | Sequence[Any]:
     """Put results in order; one tensor where they are tensors of one shape and dtype."""
     done: list[tuple[Ints, Any]] = []
     for leaf in leaves:
         result: Any = leaf.result
-        if isinstance(result, Batch):
+        if isinstance(result, Crops):
+            result = (result if device is None or result.spec.kind != "tensor" else result.to(device)).results()
+        elif isinstance(result, Batch):
             if device is not None and result.spec.kind == "tensor":
                 result = result.to(device)
             image, result = result.spec.image, result.results()
             if image and len(leaves) > 1:
                 result = [tv_tensors.Image(one) for one in result]
         done.append((leaf.places, result))
-    if len(done) == 1 and isinstance(done[0][1], Tensor):
-        return done[0][1]
+    if len(done) == 1 and isinstance(done[0][1], Tensor | Tuples):
+        whole: Tensor | Tuples = done[0][1]
+        return whole
     listed: list[Any] = [None] * count
     for places, result in done:
         for place, sample in zip(places.tolist(), result, strict=True):

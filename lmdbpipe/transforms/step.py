@@ -35,6 +35,7 @@ class Spec:
         image: Whether tensors are `torchvision.tv_tensors.Image`.
         hwc: Whether torchvision would hold a tensor as CxHxW strides over HxWxC memory, as it does after
             ``PILToTensor``. Kernels may choose their way by it.
+        crops: How many such images a sample is a tuple of; 0 where it is one image.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Spec:
     channels: int = 0
     image: bool = False
     hwc: bool = False
+    crops: int = 0
 
     @classmethod
     def pil(cls, mode: str) -> Spec:
@@ -57,6 +59,8 @@ class Spec:
         return tv_tensors.Image if self.image else Tensor
 
     def __str__(self) -> str:
+        if self.crops:
+            return f"{self.crops} of {replace(self, crops=0)}"
         if self.kind == "pil":
             return f"PIL {self.mode}"
         if self.kind == "object":
@@ -104,10 +108,23 @@ class Step:
 
     def infer(self, spec: Spec) -> Spec | str:
         """Say what comes out for what comes in, or in words why it is not batched."""
+        if spec.crops:
+            return self._infer_tuple(spec)
         kept = self.kept(spec)
         if kept is not spec and self.images == "sometimes lost":
             return "version 1 makes plain tensors of some of v2's Images here, and others not"
         return self.accept(kept)
+
+    def _infer_tuple(self, spec: Spec) -> Spec | str:
+        """As `infer` for tuples of images, which torchvision's version 2 takes apart."""
+        if not type(self.t).__module__.startswith("torchvision.transforms.v2."):
+            return "it is given tuples, which only version 2 takes apart"
+        if spec.kind == "tensor" and not spec.image:
+            return "of several plain tensors, version 2 changes the first only"
+        out = self.infer(replace(spec, crops=0))
+        if isinstance(out, str):
+            return out
+        return "it would make tuples of tuples" if out.crops else replace(out, crops=spec.crops)
 
     def kept(self, spec: Spec) -> Spec:
         """The spec, less that tensors are `Image` where this is a class of version 1 that does not know them."""

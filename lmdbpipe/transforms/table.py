@@ -11,12 +11,13 @@ import torch
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
-from lmdbpipe.transforms import color, compose, convert, erase, geometry, resize
+from lmdbpipe.transforms import color, compose, convert, crops, erase, geometry, resize
 
 TABLE: dict[type, Any] = {
     torch.nn.Identity: convert.Identity,
     v1.CenterCrop: geometry.CenterCrop,
     v1.ConvertImageDtype: convert.ConvertImageDtype,
+    v1.FiveCrop: crops.FiveCrop,
     v1.Grayscale: color.Grayscale,
     v1.Normalize: convert.Normalize,
     v1.PILToTensor: convert.PILToTensor,
@@ -34,9 +35,11 @@ TABLE: dict[type, Any] = {
     v1.RandomSolarize: color.RandomSolarize,
     v1.RandomVerticalFlip: geometry.VerticalFlip,
     v1.Resize: resize.Resize,
+    v1.TenCrop: crops.TenCrop,
     v1.ToTensor: convert.ToTensor,
     v2.CenterCrop: geometry.CenterCrop,
     v2.ConvertImageDtype: convert.ConvertImageDtypeV2,
+    v2.FiveCrop: crops.FiveCrop,
     v2.Grayscale: color.GrayscaleV2,
     v2.Identity: convert.Identity,
     v2.Normalize: convert.Normalize,
@@ -56,6 +59,7 @@ TABLE: dict[type, Any] = {
     v2.RandomSolarize: color.RandomSolarizeV2,
     v2.RandomVerticalFlip: geometry.VerticalFlip,
     v2.Resize: resize.ResizeV2,
+    v2.TenCrop: crops.TenCrop,
     v2.ToDtype: convert.ToDtype,
     v2.ToImage: convert.ToImage,
     v2.ToPureTensor: convert.ToPureTensor,

@@ -133,6 +133,7 @@ def _both(module: Any) -> dict[type, tuple[Callable[[], Any], ...]]:
             lambda dtype=dtype: module.ConvertImageDtype(dtype)
             for dtype in (torch.float32, torch.float64, torch.float16, torch.uint8, torch.int16, torch.int32)
         ),
+        module.FiveCrop: (lambda: module.FiveCrop(4), lambda: module.FiveCrop((5, 3)), lambda: module.FiveCrop(11)),
         module.Normalize: (
             lambda: module.Normalize(MEAN, STD),
             lambda: module.Normalize([0.5], [0.25], inplace=True),
@@ -149,6 +150,7 @@ def _both(module: Any) -> dict[type, tuple[Callable[[], Any], ...]]:
         module.RandomResizedCrop: _resized_crops(module),
         module.RandomVerticalFlip: _flips("RandomVerticalFlip", module),
         module.Resize: _resizes(module),
+        module.TenCrop: (lambda: module.TenCrop((3, 4)), lambda: module.TenCrop([5], vertical_flip=True)),
         **_colors(module),
     }
 

@@ -38,6 +38,9 @@ WRAPS: dict[str, Wrap] = {
     ),
     "opaque between": lambda t: v1.Compose([v1.RandomHorizontalFlip(), _opaque, t, v1.RandomHorizontalFlip()]),
     "opaque after": lambda t: v1.Compose([v1.CenterCrop(10), t, _opaque, v1.RandomVerticalFlip()]),
+    "v2, to normalised images": lambda t: v2.Compose(
+        [t, v2.ToImage(), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    ),
     "before normalising": lambda t: v1.Compose([t, v1.ToTensor(), v1.Normalize(MEAN, STD)]),
 }
 CASES = [

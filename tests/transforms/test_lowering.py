@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import pickle
 import threading
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
+from torchvision import tv_tensors
+from torchvision.datasets import FakeData
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
-from lmdbpipe import transforms
+from lmdbpipe import LMDBDataset, transforms
 from lmdbpipe.errors import TransformError
 from lmdbpipe.transforms import CounterDraws, lower, lowering, raw
 from lmdbpipe.transforms.batch import Batch
@@ -63,6 +66,44 @@ def test_explain() -> None:
     assert "a subclass of RandomHorizontalFlip" in lines[3]
     assert lower(None).explain().startswith("no steps")
     assert "PIL has its own way from CMYK" in lower(v1.Grayscale()).explain("CMYK")
+
+
+def test_explain_tuples() -> None:
+    """What FiveCrop gives is shown as so many images; what takes no tuples is not batched after it."""
+    text = lower(v2.Compose([v2.FiveCrop(4), v2.ToImage(), v2.ToPureTensor(), v2.ToDtype(torch.float32)])).explain()
+    lines = text.splitlines()
+    assert lines[0].endswith("batched: PIL RGB -> 5 of PIL RGB")
+    assert lines[1].endswith("-> 5 of Image uint8x3")
+    assert lines[3].endswith("of several plain tensors, version 2 changes the first only")
+    reasons = {
+        v1.RandomHorizontalFlip(): "it is given tuples",
+        v2.RandomApply([v2.Grayscale()]): "it chooses for tuples",
+        v2.FiveCrop(2): "tuples of tuples",
+    }
+    for step, reason in reasons.items():
+        assert reason in lower(v2.Compose([v2.TenCrop(4), step])).explain()
+    assert "it chooses among tuples" in lower(v2.RandomChoice([v2.FiveCrop(3), v2.FiveCrop(3)])).explain()
+
+
+def test_tuples_are_a_sequence_of_samples() -> None:
+    """What comes out of FiveCrop can be read like a list of tuples, and holds a tensor for each place."""
+    images = make_images("RGB", [(8, 9)] * 4, 0)
+    result: Any = lower(v2.Compose([v2.FiveCrop(4), v2.ToImage()]))(pack(images))
+    assert (len(result), len(result.batches), repr(result)) == (4, 5, "Tuples(4 of 5 tensors [3, 4, 4])")
+    for place, crops in enumerate(default_collate(list(result))):
+        assert torch.equal(crops, result.batches[place])
+    assert [type(one) for one in result[1]] == [tv_tensors.Image] * 5
+    assert_same(result[1:3], [result[1], result[2]])
+    assert_same(result[-1], list(result)[3])
+
+
+def test_crops_in_a_loader_like_the_wrapped_dataset(tmp_path: Path) -> None:
+    """A DataLoader over the wrapper gives for FiveCrop what it gives over the dataset."""
+    transform = v2.Compose([v2.FiveCrop(6), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    dataset = FakeData(12, (3, 9, 8), transform=transform)
+    wrapped = LMDBDataset(dataset, root=tmp_path)
+    for one, other in zip(DataLoader(dataset, batch_size=5), DataLoader(wrapped, batch_size=5), strict=True):
+        assert_same(other, one)
 
 
 @pytest.mark.parametrize("layout", ["HWC", "CHW"])
