@@ -11,10 +11,11 @@ from torch.utils.data import IterDataPipe, functional_datapipe
 from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 
 from lmdbpipe.build import build
+from lmdbpipe.device import Device
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.order import Uneven
 from lmdbpipe.pipeline import ReadOptions
-from lmdbpipe.reader import PathLike, StreamReader, fixed_steps, open_records
+from lmdbpipe.reader import PathLike, StreamReader, check_batched, fixed_steps, open_records
 from lmdbpipe.stream import StreamOptions
 from lmdbpipe.world import Ranks, Workers, given_ranks, resolve_ranks, resolve_workers
 from lmdbpipe.wrapped import Transform
@@ -66,8 +67,8 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
     Args:
         source_datapipe: A path, a pattern, a list of these, or a pipe of paths; several files are one sequence.
         batch_size, shuffle, buffer_size, seed, drop_last, uneven, rank, world_size, mesh, with_mask, transform,
-            target_transform, transforms, collate_fn, lower, exact, num_threads, db_cfg: As `LMDBIterableDataset` takes
-            them.
+            target_transform, transforms, collate_fn, lower, exact, num_threads, device, db_cfg: As
+            `LMDBIterableDataset` takes them.
 
     Raises:
         ConfigError: An option has a value that cannot be used.
@@ -95,6 +96,7 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
         lower: bool = True,
         exact: bool = True,
         num_threads: int = 0,
+        device: Device | None = None,
         db_cfg: object = None,
     ) -> None:
         super().__init__()
@@ -110,14 +112,13 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
         )
         self._transforms = (transform, target_transform, transforms)
         self._collate_fn = collate_fn
-        self._read_options = ReadOptions(lower=lower, exact=exact, num_threads=num_threads)
+        self._read_options = ReadOptions(lower=lower, exact=exact, num_threads=num_threads, device=device)
         self._db_cfg = db_cfg
         self._given_ranks = given_ranks(rank, world_size, mesh)
         self._sharding: dict[SHARDING_PRIORITIES, tuple[int, int]] = {}
         self._loader_seed: int | None = None
         self._reader: StreamReader | None = None
-        if collate_fn is not None and batch_size is None:
-            raise ConfigError("collate_fn needs a batch_size: without one there are no batches to make")
+        check_batched(self._options, collate_fn, self._read_options)
 
     def __iter__(self) -> Iterator[Any]:
         seed, self._loader_seed = self._loader_seed, None

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch.utils.data import IterableDataset
 
+from lmdbpipe.device import Device
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.order import Uneven
 from lmdbpipe.pipeline import ReadOptions, StepsFor
@@ -74,6 +75,9 @@ class LMDBIterableDataset(IterableDataset[Any]):
             says by how much results differ).
         num_threads: Threads that read and transform batches ahead, in each process that iterates; 0 works when the next
             batch is asked for. With a `batch_size` only.
+        device: Where batches go: ``"cuda"``, ``"cuda:1"``, ``"cpu"``, a `torch.device`. Bytes go to a GPU from pinned
+            memory, one batch ahead, and batched steps that no other step follows compute there. With a `batch_size`
+            only; a GPU not in worker processes (use `num_threads`), and without a loader's ``pin_memory``.
         db_cfg: How files are opened: an `LMDBConfig`, a mapping, or an object with such attributes.
 
     Raises:
@@ -104,6 +108,7 @@ class LMDBIterableDataset(IterableDataset[Any]):
         lower: bool = True,
         exact: bool = True,
         num_threads: int = 0,
+        device: Device | None = None,
         db_cfg: object = None,
     ) -> None:
         super().__init__()
@@ -126,7 +131,7 @@ class LMDBIterableDataset(IterableDataset[Any]):
         )
         self._given_ranks = given_ranks(rank, world_size, mesh)
         self._inherited_ranks: Ranks | None = None
-        read_options = ReadOptions(lower=lower, exact=exact, num_threads=num_threads)
+        read_options = ReadOptions(lower=lower, exact=exact, num_threads=num_threads, device=device)
         self._reader = StreamReader(records, steps_for, options, collate_fn, read_options)
 
     def __repr__(self) -> str:

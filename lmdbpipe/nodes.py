@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torchdata.nodes import BaseNode, Loader, ParallelMapper, PinMemory, Prefetcher
 
+from lmdbpipe.device import Transfer, is_gpu
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.iterable import LMDBIterableDataset, Streamable
 from lmdbpipe.reader import PathLike, StreamReader
@@ -35,7 +36,7 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
             options then hold.
         num_threads: Threads that read batches and transform them, through torchdata's ``ParallelMapper``. 0 reads when
             the next batch is asked for.
-        prefetch: Batches that wait ready, through torchdata's ``Prefetcher``.
+        prefetch: Batches that wait ready, through torchdata's ``Prefetcher``; on a GPU at least one does.
         options: As `LMDBIterableDataset` takes them.
 
     Raises:
@@ -64,6 +65,8 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
         self.dataset = dataset
         self._source = _Tasks(dataset._reader)
         node: BaseNode[Any] = ParallelMapper(self._source, self._source.read, num_workers=num_threads)
+        if is_gpu(dataset._reader.pipeline.options.torch_device):
+            prefetch = max(prefetch, 1)  # so that a batch goes over while the one before is used
         self._node = Prefetcher(node, prefetch) if prefetch else node
         self._progress: Progress | None = None
 
@@ -97,6 +100,7 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
         self._progress = Progress(plan, plan.first, plan.ended)
         reader.follow(self._progress)
         self._source.plan = plan
+        self._source.transfer = Transfer(reader.pipeline.options.torch_device)
         self._node.reset()
 
     def next(self) -> Any:
@@ -107,7 +111,7 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
             self._current().finished = True
             raise
         self._current().done += 1
-        return item
+        return self._source.transfer.arrive(item)
 
     def get_state(self) -> dict[str, Any]:
         """Say where the node stands after the last item that it has given, whatever its threads have read ahead."""
@@ -141,7 +145,9 @@ def loader(
     Raises:
         LMDBPipeError: As `LMDBNode` raises.
     """
-    node: BaseNode[Any] = LMDBNode(path_or_dataset, num_threads=num_threads, prefetch=prefetch, **options)
+    node = LMDBNode(path_or_dataset, num_threads=num_threads, prefetch=prefetch, **options)
+    if pin_memory and is_gpu(device := node.dataset._reader.pipeline.options.torch_device):
+        raise ConfigError(f"pin_memory=True does not go with device={str(device)!r}: batches are there already")
     return Loader(PinMemory(node) if pin_memory else node)
 
 
@@ -152,6 +158,7 @@ class _Tasks(BaseNode[Task]):  # type: ignore[misc]
         super().__init__()
         self.reader = reader
         self.plan: Plan | None = None
+        self.transfer = Transfer(None)
 
     def reset(self, initial_state: Mapping[str, Any] | None = None) -> None:
         super().reset(initial_state)
@@ -177,6 +184,9 @@ class _Tasks(BaseNode[Task]):  # type: ignore[misc]
 
     def read(self, task: Task) -> Any:
         """Do what a task says."""
+        return self.transfer.over(self._read)(task)
+
+    def _read(self, task: Task) -> Any:
         indices, seed, epoch, mask = task
         if self.reader.options.batch_size is None:
             item = self.reader.pipeline.seeded_samples(indices, seed, epoch)[0]

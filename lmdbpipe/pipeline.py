@@ -18,6 +18,7 @@ import torch
 from lmdbpipe.codecs import ImageCodec
 from lmdbpipe.codecs.array import ArrayCodec
 from lmdbpipe.collate import collate
+from lmdbpipe.device import Device, find_device
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.records import Indices, Records, as_list
 from lmdbpipe.seeding import preserved, seed_all
@@ -40,11 +41,13 @@ class ReadOptions:
         lower: Whether transforms of images are batched where they can be.
         exact: Whether lowered transforms must give torchvision's bits; if not, resizing is done on tensors.
         num_threads: Threads that read and transform batches ahead; 0 does it when the next one is asked for.
+        device: Where batches go, and where lowered steps compute; None leaves them in the CPU's memory.
     """
 
     lower: bool = True
     exact: bool = True
     num_threads: int = 0
+    device: Device | None = None
 
     def __post_init__(self) -> None:
         for name in ("lower", "exact"):
@@ -52,6 +55,12 @@ class ReadOptions:
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not isinstance(self.num_threads, int) or isinstance(self.num_threads, bool) or self.num_threads < 0:
             raise ConfigError(f"num_threads must be an integer of at least 0, got {self.num_threads!r}")
+        object.__setattr__(self, "device", find_device(self.device))
+
+    @property
+    def torch_device(self) -> torch.device | None:
+        """Where batches go, as torch knows it."""
+        return None if self.device is None else torch.device(self.device)
 
 
 class Pipeline:
@@ -117,14 +126,17 @@ class Pipeline:
         return self._collate(samples, indices, steps)
 
     def lowered_images(self, leaf: int, chain: Sequence[Transform], indices: Indices, draws: Draws) -> Any:
-        """Read images and apply transforms to them in batches: a tensor, or a list where results differ."""
+        """Read images and apply transforms to them in batches: a tensor, or a list where results differ.
+
+        Batched steps compute on the options' device, as far as no other one follows them.
+        """
         images: Any = self.records.raw_images(leaf, indices)
         if images is None:
             images = self.records.images(leaf, indices)
         *first, last = map(self._lower, chain)
         for lowered in first:
             images = lowered(images, draws)
-        return last(images, draws)
+        return last(images, draws, device=self.options.torch_device)
 
     def chains(self, steps: Steps) -> dict[Path, list[Transform]] | None:
         """The transforms of each leaf; None if one acts on several leaves together, or inside none."""

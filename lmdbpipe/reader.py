@@ -84,6 +84,24 @@ def expand(paths: PathLike | Iterable[PathLike]) -> list[str]:
     return expanded
 
 
+def check_batched(
+    options: StreamOptions, collate_fn: Callable[[list[Any]], Any] | None, read_options: ReadOptions | None
+) -> None:
+    """Check that there are batches, where an option is about them.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    if options.batch_size is not None:
+        return
+    if collate_fn is not None:
+        raise ConfigError("collate_fn needs a batch_size: without one there are no batches to make")
+    if read_options is not None and read_options.device is not None:
+        raise ConfigError(
+            f"device={str(read_options.device)!r} needs a batch_size: single samples come as the source gave them"
+        )
+
+
 class StreamReader:
     """Starts passes over records, and knows where they stand.
 
@@ -103,8 +121,7 @@ class StreamReader:
         collate_fn: Callable[[list[Any]], Any] | None = None,
         read_options: ReadOptions | None = None,
     ) -> None:
-        if collate_fn is not None and options.batch_size is None:
-            raise ConfigError("collate_fn needs a batch_size: without one there are no batches to make")
+        check_batched(options, collate_fn, read_options)
         self.records = records
         self.options = options
         self.pipeline = Pipeline(records, steps_for, collate_fn, read_options)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lmdbpipe.device import Transfer
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.order import BaseOrder, Batch, Dealing, OrderState, Segments, Uneven
 from lmdbpipe.pipeline import Pipeline
@@ -189,9 +190,11 @@ class Pass(Iterator[Any]):
             item = self.pipeline.batch(indices, seed, epoch)
             return (item, torch.from_numpy(batch.mask())) if self._with_mask else item
 
-        read_ahead = map_ahead(read, requests(self.pipeline, plan), self.pipeline.options.num_threads)
-        with contextlib.closing(read_ahead) as batches:
-            for batch in batches:
+        options = self.pipeline.options
+        transfer = Transfer(options.torch_device)
+        read_ahead = map_ahead(transfer.over(read), requests(self.pipeline, plan), options.num_threads)
+        with contextlib.closing(read_ahead):
+            for batch in transfer.arrivals(read_ahead):
                 yield share(batch)
 
     def _samples(self, plan: Plan) -> Iterator[Any]:

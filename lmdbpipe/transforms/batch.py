@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from lmdbpipe.transforms.gather import LARGE, Source, gather, gather_large, one, source_dtype
+from lmdbpipe.transforms.gather import LARGE, Source, gather, gather_large, is_far, near, one, source_dtype
 from lmdbpipe.transforms.modes import image_of, pixels_of
 from lmdbpipe.transforms.pool import POOL
 from lmdbpipe.transforms.raw import RawImages
@@ -40,8 +40,10 @@ class Arithmetic:
     def __call__(self, x: Tensor) -> Tensor:
         """Apply it; in place except where the dtype changes."""
         operand = self.operand
-        if isinstance(operand, Tensor) and operand.device != x.device:
-            operand = operand.to(x.device)
+        if isinstance(operand, Tensor):
+            operand = operand.to(x.device, non_blocking=True)
+        elif self.name == "div_" and not near(x.device) and x.dtype in (torch.float32, torch.float64):
+            operand = torch.full((), operand, dtype=x.dtype, device=x.device)  # by a number CUDA multiplies by 1/number
         result: Tensor = getattr(x, self.name)(operand)
         return result
 
@@ -56,6 +58,8 @@ class Batch:
         windows: Which rectangle of which source image each output is.
         pending: Elementwise operations still to be done, the first of which converts the dtype.
         palettes: For mode P, a palette for each source image.
+        device: Where pixels go as soon as they move; None leaves them where they are. Only for batches whose samples
+            will not be asked for as PIL images.
     """
 
     spec: Spec
@@ -63,6 +67,7 @@ class Batch:
     windows: Windows
     pending: tuple[Arithmetic, ...] = ()
     palettes: tuple[bytes, ...] | None = None
+    device: torch.device | None = None
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -115,24 +120,30 @@ class Batch:
         """Do an elementwise operation later."""
         return replace(self, spec=spec, pending=(*self.pending, operation))
 
-    def pixels(self) -> Tensor | list[Tensor]:
+    def pixels(self, *, pinned: bool = False) -> Tensor | list[Tensor]:
         """Do what is pending.
+
+        Args:
+            pinned: Whether the CPU's memory is to be pinned, from which copies to a GPU need not be waited for.
 
         Returns:
             A C-contiguous tensor [n, C, H, W] that nobody else holds; a list of [C, H, W] where sizes differ.
         """
         if not isinstance(self.windows.size, tuple):
-            return [self.take(np.array([i])).stacked()[0] for i in range(len(self))]
-        return self.stacked()
+            return [self.take(np.array([i])).stacked(pinned=pinned)[0] for i in range(len(self))]
+        return self.stacked(pinned=pinned)
 
-    def stacked(self) -> Tensor:
+    def stacked(self, *, pinned: bool = False) -> Tensor:
         """As `pixels`, for images of one size."""
+        if self.device is not None and not is_far(self.source):
+            return self.to(self.device).stacked()  # which is far, or waits for no device
         size = self.windows.size
         height, width = size if isinstance(size, tuple) else size[0].tolist()
         shape = (len(self), self.spec.channels, height, width)
-        if isinstance(self.source, Tensor) and self.source.device.type != "cpu":
+        if is_far(self.source):
             return _run(self.pending, gather(self.source, self.windows, None))
-        out = POOL.empty(shape, self.spec.dtype)
+        dtype = self.spec.dtype
+        out = torch.empty(shape, dtype=dtype, pin_memory=True) if pinned else POOL.empty(shape, dtype)
         if not out.numel():
             return out
         if not self.pending:
@@ -172,7 +183,7 @@ class Batch:
             return self.map(function, self.spec)
         done = self.now()
         if isinstance(done.source, Tensor):
-            rows = torch.from_numpy(np.flatnonzero(mask)).to(done.source.device)
+            rows = torch.from_numpy(np.flatnonzero(mask)).to(done.source.device, non_blocking=True)
             _put(done.source, rows, function(done.source.index_select(0, rows)))
             return done
         assert isinstance(done.source, list)
@@ -181,11 +192,20 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Move pixels to a device as they are in the source's dtype, and go on there."""
-        if device.type == "cpu" and not (isinstance(self.source, Tensor) and self.source.device.type != "cpu"):
+        if near(device) and not is_far(self.source):
             return self
-        raw = replace(self, pending=(), spec=replace(self.spec, dtype=source_dtype(self.source))).pixels()
-        moved = raw.to(device) if isinstance(raw, Tensor) else [tensor.to(device) for tensor in raw]
-        return replace(Batch.of_tensors(self.spec, moved), pending=self.pending)
+        raw = replace(self, pending=(), device=None, spec=replace(self.spec, dtype=source_dtype(self.source)))
+        pinned = device.type == "cuda" and not is_far(self.source)
+        pixels = raw.pixels(pinned=pinned)
+        listed = pixels if isinstance(pixels, list) else [pixels]
+        moved = [tensor.to(device, non_blocking=pinned) for tensor in listed]
+        return replace(
+            Batch.of_tensors(self.spec, moved if isinstance(pixels, list) else moved[0]), pending=self.pending
+        )
+
+    def bound_for(self, device: torch.device) -> Batch:
+        """Let pixels go to a device once they move; what waits until then costs nothing here."""
+        return self if near(device) else replace(self, device=device)
 
     def now(self) -> Batch:
         """Do what is pending, and go on from the result."""
@@ -209,7 +229,7 @@ class Batch:
         """Give one image as torchvision would hold it; only its own pixels are read."""
         if self.spec.kind == "pil":
             return self.pil(i)
-        if self.pending or (isinstance(self.source, Tensor) and self.source.device.type != "cpu"):
+        if self.pending or is_far(self.source):
             tensor = self.take(np.array([i])).stacked()[0]
             if self.spec.hwc:
                 tensor = tensor.permute(1, 2, 0).contiguous().permute(2, 0, 1)
@@ -252,7 +272,7 @@ def merge(parts: Sequence[tuple[Ints, Batch]]) -> Batch:
         example = done[0][1].source
         out = torch.empty((len(places), *example.shape[1:]), dtype=example.dtype, device=example.device)
         for where, batch in done:
-            rows = torch.from_numpy(where).to(out.device)
+            rows = torch.from_numpy(where).to(out.device, non_blocking=True)
             _put(out, rows, batch.source)  # type: ignore[arg-type]
         return Batch.of_tensors(first.spec, out, palettes)
     listed: list[Any] = [None] * len(places)

@@ -199,7 +199,7 @@ class RandomSolarize(_Table):
 
 
 def _look_up(table: Tensor) -> Function:
-    return lambda x: table.to(x.device)[x.to(torch.int64)]
+    return lambda x: table.to(x.device, non_blocking=True)[x.to(torch.int64)]
 
 
 class RandomInvertV2(RandomInvert):

@@ -84,6 +84,11 @@ class Container(Step):
         self.chains = [Chain(child) for child in children]
         self.words = self.choosing + sum(chain.words for chain in self.chains)
 
+    @property
+    def anywhere(self) -> bool:
+        """Where all its steps are."""
+        return all(step.anywhere for chain in self.chains for step in chain.steps)
+
     choosing: int = 1
     """Words that the choice needs."""
 

@@ -55,6 +55,10 @@ class Crops:
         """Move pixels to a device."""
         return self.each(lambda batch: batch.to(device))
 
+    def bound_for(self, device: torch.device) -> Crops:
+        """Let pixels go to a device once they move."""
+        return self.each(lambda batch: batch.bound_for(device))
+
     def results(self) -> Sequence[Any]:
         """Give what a caller gets: `Tuples` of tensors, or a list of tuples of PIL images."""
         results = [batch.results() for batch in self.batches]

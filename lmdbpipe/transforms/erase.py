@@ -105,7 +105,7 @@ class RandomErasing(Step):
         for target, erased in zip(sources, params, strict=True):
             if erased is not None:
                 top, left, height, width, value = erased
-                target[..., top : top + height, left : left + width] = value.to(target.device)
+                target[..., top : top + height, left : left + width] = value.to(target.device, non_blocking=True)
         return replace(done, source=sources)
 
 

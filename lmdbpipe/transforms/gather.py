@@ -8,6 +8,7 @@ vertical flip are one copy; horizontal flips are read backwards while HxWxC beco
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,6 +88,18 @@ def source_dtype(source: Source) -> torch.dtype:
     return source[0].dtype
 
 
+def near(device: torch.device) -> bool:
+    """Whether NumPy sees a device's memory."""
+    return device.type == "cpu"
+
+
+def is_far(source: Source) -> bool:
+    """Whether pixels lie where NumPy does not see them."""
+    if isinstance(source, list):
+        return bool(source) and not near(source[0].device)
+    return isinstance(source, Tensor) and not near(source.device)
+
+
 def one(source: Source, windows: Windows, i: int, *, mirror: bool = True) -> NDArray[Any]:
     """Give the pixels of one output as HxWxC: a view where nothing reaches over an edge, else a copy."""
     row = int(windows.rows[i])
@@ -120,7 +133,7 @@ def gather(source: Source, windows: Windows, out: Tensor | None) -> Tensor:
     Returns:
         ``out``.
     """
-    if isinstance(source, Tensor) and source.device.type != "cpu":
+    if is_far(source):
         return _on_device(source, windows)
     height, width = windows.size if isinstance(windows.size, tuple) else windows.size[0].tolist()
     if isinstance(source, RawImages):
@@ -252,8 +265,15 @@ def _framed(store: _Store, windows: Windows, out: Tensor) -> None:
     gather_bytes(memory, starts, length, out.view(-1).view(torch.uint8))
 
 
-def _on_device(source: Tensor, windows: Windows) -> Tensor:
+def _on_device(source: Source, windows: Windows) -> Tensor:
     """Move rectangles by indices, on whatever device the source is."""
+    if isinstance(source, list):
+        singles = [replace(windows.take(np.array([i])), rows=np.zeros(1, np.int64)) for i in range(len(windows))]
+        tensors = [source[row][None] for row in windows.rows.tolist()]
+        return torch.cat([_on_device(*pair) for pair in zip(tensors, singles, strict=True)])
+    assert isinstance(source, Tensor)
+    if windows.is_identity and len(windows) == len(source):
+        return source.clone(memory_format=torch.contiguous_format)
     device = source.device
     height, width = windows.size if isinstance(windows.size, tuple) else windows.size[0].tolist()
 

@@ -331,7 +331,7 @@ def _repeat(pixels: Tensor, sides: list[Any], mode: str, strict: bool) -> Tensor
         y, x = _index(y, int(top), int(bottom), mode, strict), _index(x, int(left), int(right), mode, strict)
     for dim, index in ((-2, y), (-1, x)):
         if len(index) != pixels.shape[dim]:
-            pixels = pixels.index_select(dim, torch.from_numpy(index).to(pixels.device))
+            pixels = pixels.index_select(dim, torch.from_numpy(index).to(pixels.device, non_blocking=True))
     return pixels
 
 

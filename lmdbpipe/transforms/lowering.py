@@ -61,6 +61,7 @@ class Lowered:
         self.exact = exact
         self._first = np.concatenate([[0], np.cumsum([step.words for step in steps])]).tolist()
         self._unbatched = functools.lru_cache(maxsize=256)(self._find_unbatched)
+        self._first_far = functools.lru_cache(maxsize=256)(self._find_first_far)
 
     def __repr__(self) -> str:
         batched = sum(not isinstance(step, Opaque) for step in self.steps)
@@ -101,8 +102,8 @@ class Lowered:
         Args:
             images: Stored images, PIL images, tensors [C, H, W], or a tensor [n, C, H, W] on any device.
             draws: Where randomness comes from; `ReplayDraws` if not given.
-            device: Where the result is to be. Pixels go over once they are gathered and all steps that need the CPU
-                are done, before arithmetic.
+            device: Where the result is to be. Pixels go over as they are stored, once they are gathered (crops and
+                flips are part of that) and all steps are done that need the CPU; the others compute there.
 
         Returns:
             A tensor [n, ...] that the caller owns; `Tuples` where each result is a tuple of images, as ``FiveCrop``
@@ -112,12 +113,13 @@ class Lowered:
         if not count:
             raise TransformError("the batch is empty; a transform needs at least one image")
         draws = ReplayDraws() if draws is None else draws
-        leaves = self._replay(images, draws) if draws.in_order else self._count(images, draws)
-        return _collect(leaves, count, None if device is None else torch.device(device))
+        device = None if device is None else torch.device(device)
+        leaves = self._replay(images, draws, device) if draws.in_order else self._count(images, draws, device)
+        return _collect(leaves, count, device)
 
     # Draws that do not depend on order: as far as possible at once, then the next step one at a time, and so on.
 
-    def _count(self, images: Images, draws: Draws) -> list[_Leaf]:
+    def _count(self, images: Images, draws: Draws, device: torch.device | None) -> list[_Leaf]:
         leaves: list[_Leaf] = []
         pending: list[tuple[Ints, Batch | Crops | list[Any], int]] = [(*group, 0) for group in _batches(images)]
         while pending:
@@ -126,8 +128,11 @@ class Lowered:
                 end, samples = begin, batch
             else:
                 end = self._unbatched(begin, batch.spec)
+                far = self._first_far(begin, batch.spec) if device is not None else None
                 for number in range(begin, end):
                     step = self.steps[number]
+                    if device is not None and number == far:
+                        batch = batch.bound_for(device)
                     words = _NO_WORDS
                     if step.words:
                         words = draws.words(places, self._first[number], step.words)
@@ -148,7 +153,7 @@ class Lowered:
 
     # Draws in torchvision's order: per sample, all that is not batched and then the parameters of what is.
 
-    def _replay(self, images: Images, draws: Draws) -> list[_Leaf]:
+    def _replay(self, images: Images, draws: Draws, device: torch.device | None) -> list[_Leaf]:
         count = len(images)
         batches = _batches(images)
         if len(batches) == 1 and isinstance(batches[0][1], Batch):
@@ -156,7 +161,7 @@ class Lowered:
             assert isinstance(batch, Batch)
             params = self._replay_words(batch) if self._unbatched(0, batch.spec) == len(self.steps) else None
             if params is not None:
-                return [_Leaf(places, self._apply(batch, 0, params))]
+                return [_Leaf(places, self._apply(batch, 0, params, device))]
         where = {int(place): (group, i) for group in batches for i, place in enumerate(group[0])}
         tails: dict[tuple[int, Spec | None], list[tuple[int, Any, list[Any]]]] = {}
         for place in range(count):
@@ -186,7 +191,7 @@ class Lowered:
                 batch = Batch.of_samples(spec, [sample for _, sample, _ in members])
             columns = zip(*(ones for _, _, ones in members), strict=True)
             params = [step.stack(column) for step, column in zip(self.steps[tail:], columns, strict=False)]
-            leaves.append(_Leaf(places, self._apply(batch, tail, params)))
+            leaves.append(_Leaf(places, self._apply(batch, tail, params, device)))
         return leaves
 
     def _replay_head(self, batch: Batch | list[Any], i: int) -> tuple[int, Any, Spec | None]:
@@ -232,9 +237,14 @@ class Lowered:
             spec = step.infer(spec)  # type: ignore[assignment]
         return params
 
-    def _apply(self, batch: Batch | Crops, begin: int, params: Sequence[Params]) -> Batch | Crops:
-        for step, drawn in zip(self.steps[begin:], params, strict=True):
-            batch = run(step, batch, drawn)
+    def _apply(
+        self, batch: Batch | Crops, begin: int, params: Sequence[Params], device: torch.device | None
+    ) -> Batch | Crops:
+        far = self._first_far(begin, batch.spec) if device is not None else None
+        for number, drawn in enumerate(params, begin):
+            if device is not None and number == far:
+                batch = batch.bound_for(device)
+            batch = run(self.steps[number], batch, drawn)
         return batch
 
     def _find_unbatched(self, begin: int, spec: Spec) -> int:
@@ -247,6 +257,15 @@ class Lowered:
                 return number
             spec = out
         return len(self.steps)
+
+    def _find_first_far(self, begin: int, spec: Spec) -> int | None:
+        """The first step from which on pixels may be on another device; None if the CPU needs them in the end."""
+        if self._unbatched(begin, spec) < len(self.steps):
+            return None
+        for step in self.steps[begin:]:
+            spec = step.infer(spec)  # type: ignore[assignment]
+        needing = [number for number, step in enumerate(self.steps) if not step.anywhere]
+        return max([begin, *(number + 1 for number in needing)]) if spec.kind == "tensor" else None
 
 
 def lower(transform: Callable[[Any], Any] | None, *, exact: bool = True) -> Lowered:
@@ -358,6 +377,8 @@ def _collect(leaves: list[_Leaf], count: int, device: torch.device | None) -> Te
             image, result = result.spec.image, result.results()
             if image and len(leaves) > 1:
                 result = [tv_tensors.Image(one) for one in result]
+        elif device is not None:
+            result = [one.to(device) if isinstance(one, Tensor) else one for one in result]
         done.append((leaf.places, result))
     if len(done) == 1 and isinstance(done[0][1], Tensor | Tuples):
         whole: Tensor | Tuples = done[0][1]

@@ -24,6 +24,11 @@ class Opaque(Step):
         super().__init__(transform)
         self.reason = reason
 
+    @property
+    def anywhere(self) -> bool:
+        """Never, since torchvision would have given it what lies in the CPU's memory."""
+        return False
+
     def accept(self, spec: Spec) -> Spec | str:
         """Never batched."""
         return self.reason

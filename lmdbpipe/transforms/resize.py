@@ -40,6 +40,11 @@ class Resize(Step):
 
     version = 1
 
+    @property
+    def anywhere(self) -> bool:
+        """Not even with ``exact=False``: kernels of other devices differ, by nobody knows how much."""
+        return False
+
     def accept(self, spec: Spec) -> Spec | str:
         """PIL images of modes that PIL resizes; tensors one at a time."""
         if spec.kind == "pil" and spec.mode not in _MODES:

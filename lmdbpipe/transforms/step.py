@@ -100,6 +100,11 @@ class Step:
     exact = True
     """Whether resizing must be PIL's; set by `lower`."""
 
+    @property
+    def anywhere(self) -> bool:
+        """Whether pixels may be on any device; if not, NumPy or PIL must see them."""
+        return True
+
     def __init__(self, transform: Any) -> None:
         self.t = transform
 

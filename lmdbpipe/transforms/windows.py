@@ -68,6 +68,12 @@ class Windows:
         zeros = np.zeros(count, np.int64)
         return cls(np.arange(count), size, zeros, zeros)
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether outputs are the first images of the source, whole and as they are."""
+        plain = self.whole and self.hflip is None and self.vflip is None
+        return plain and bool((self.rows == np.arange(len(self.rows))).all())
+
     def take(self, picks: Ints) -> Windows:
         """Some of the outputs, in the order given."""
         return replace(

@@ -111,8 +111,12 @@ def assert_same(actual: Any, expected: Any) -> None:
         assert actual == expected
 
 
-def assert_like_torchvision(transform: Any, images: Sequence[Image.Image], layout: str, seed: int) -> str:
+def assert_like_torchvision(
+    transform: Any, images: Sequence[Image.Image], layout: str, seed: int, **options: Any
+) -> str:
     """Run a transform a sample at a time, and lowered with the draws replayed; compare results and generators.
+
+    Options are those of a call of the lowered transform.
 
     Returns:
         ``"raised"`` if torchvision raises, in which case the lowered transform must raise too; else ``"equal"``.
@@ -122,7 +126,7 @@ def assert_like_torchvision(transform: Any, images: Sequence[Image.Image], layou
     after = states()
     lowered = lower(transform)
     seed_all(seed)
-    actual = outcome(lambda: lowered(pack(images, layout), ReplayDraws()))
+    actual = outcome(lambda: lowered(pack(images, layout), ReplayDraws(), **options))
     if isinstance(expected, Exception):
         assert isinstance(actual, Exception), f"torchvision raises {expected!r}"
         return "raised"

@@ -238,7 +238,7 @@ def test_windows_on_a_device_like_on_the_cpu() -> None:
         v2.Compose([v2.RandomVerticalFlip(), v2.RandomHorizontalFlip(), v2.RandomCrop(9, padding=3, fill=4)])
     )
     seed_all(1)
-    leaf = lowered._replay(pixels, transforms.ReplayDraws())[0].result
+    leaf = lowered._replay(pixels, transforms.ReplayDraws(), None)[0].result
     assert isinstance(leaf, Batch)
     assert torch.equal(_on_device(pixels, leaf.windows), leaf.pixels())  # type: ignore[arg-type]
 
