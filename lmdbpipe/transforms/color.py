@@ -1,4 +1,4 @@
-"""Greyscale, inversion, posterising, solarising: on bytes by PIL's own integer formulas, on tensors by torchvision's.
+"""Greyscale, inversion, posterising, solarising, contrast: on bytes by PIL's own formulas, on tensors by torchvision's.
 
 PIL works by look-up table, and makes grey as ``(19595 R + 38470 G + 7471 B + 32768) >> 16`` (ITU-R 601-2 luma, Pillow's
 ``L24`` macro). On tensors torchvision's kernels run on many images at once; they are elementwise.
@@ -200,6 +200,41 @@ class RandomSolarize(_Table):
 
 def _look_up(table: Tensor) -> Function:
     return lambda x: table.to(x.device, non_blocking=True)[x.to(torch.int64)]
+
+
+class RandomAutocontrast(_Table):
+    """``v1.RandomAutocontrast``."""
+
+    def function(self, spec: Spec) -> Function:
+        """Stretch every channel."""
+        if spec.kind == "pil":
+            return _stretch
+        function: Function = v1.autocontrast
+        return function
+
+
+def _stretch(x: Tensor) -> Tensor:
+    """Pillow's ``ImageOps.autocontrast``: a table for each channel of each image, truncated to integers."""
+    if not x.numel():
+        return x
+    low, high = (edge.to(torch.float64).unsqueeze(-1) for edge in (x.amin((-2, -1)), x.amax((-2, -1))))
+    levels = torch.arange(256, dtype=torch.float64, device=x.device)
+    scale = torch.full_like(high, 255.0) / (high - low)  # a plain number would be multiplied by the reciprocal
+    table = torch.where(high > low, (levels * scale + -low * scale).trunc().clamp(0, 255), levels).to(torch.uint8)
+    return table.gather(-1, x.flatten(-2).to(torch.int64)).view(x.shape)
+
+
+class RandomAutocontrastV2(RandomAutocontrast):
+    """``v2.RandomAutocontrast``."""
+
+    as_tensor = True
+
+    def function(self, spec: Spec) -> Function:
+        """Stretch every channel."""
+        if spec.kind == "pil":
+            return _stretch
+        function: Function = v2.autocontrast_image
+        return function
 
 
 class RandomInvertV2(RandomInvert):

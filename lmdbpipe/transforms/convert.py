@@ -47,6 +47,18 @@ class ToTensor(Step):
         return converted.compute(Arithmetic("div_", 255), spec) if batch.spec.dtype == torch.uint8 else converted
 
 
+class ToTensorV2(ToTensor):
+    """``v2.ToTensor``, which lets tensors pass."""
+
+    def accept(self, spec: Spec) -> Spec | str:
+        """Any image."""
+        return super().accept(spec) if spec.kind == "pil" else spec
+
+    def apply(self, batch: Batch, params: Params) -> Batch:
+        """Convert PIL images."""
+        return super().apply(batch, params) if batch.spec.kind == "pil" else batch
+
+
 class PILToTensor(Step):
     """``v1.PILToTensor``: the pixels as they are."""
 

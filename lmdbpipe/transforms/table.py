@@ -23,6 +23,7 @@ TABLE: dict[type, Any] = {
     v1.PILToTensor: convert.PILToTensor,
     v1.Pad: geometry.Pad,
     v1.RandomApply: compose.RandomApply,
+    v1.RandomAutocontrast: color.RandomAutocontrast,
     v1.RandomChoice: compose.RandomChoice,
     v1.RandomCrop: geometry.RandomCrop,
     v1.RandomErasing: erase.RandomErasing,
@@ -47,6 +48,7 @@ TABLE: dict[type, Any] = {
     v2.Pad: geometry.Pad,
     v2.RGB: color.RGB,
     v2.RandomApply: compose.RandomApplyV2,
+    v2.RandomAutocontrast: color.RandomAutocontrastV2,
     v2.RandomChoice: compose.RandomChoiceV2,
     v2.RandomCrop: geometry.RandomCropV2,
     v2.RandomErasing: erase.RandomErasingV2,
@@ -63,4 +65,5 @@ TABLE: dict[type, Any] = {
     v2.ToDtype: convert.ToDtype,
     v2.ToImage: convert.ToImage,
     v2.ToPureTensor: convert.ToPureTensor,
+    v2.ToTensor: convert.ToTensorV2,
 }

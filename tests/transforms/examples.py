@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,12 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import transforms as v1
 
 MEAN, STD = (0.49, 0.48, 0.44), (0.24, 0.25, 0.26)
+
+
+def _deprecated_to_tensor() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return v2.ToTensor()
 
 
 def _crops(module: Any) -> tuple[Callable[[], Any], ...]:
@@ -110,6 +117,7 @@ def _orders(module: Any) -> tuple[Callable[[], Any], ...]:
 def _colors(module: Any) -> dict[type, tuple[Callable[[], Any], ...]]:
     return {
         module.Grayscale: (lambda: module.Grayscale(1), lambda: module.Grayscale(3)),
+        module.RandomAutocontrast: (lambda: module.RandomAutocontrast(0.6), lambda: module.RandomAutocontrast(1.0)),
         module.RandomGrayscale: (lambda: module.RandomGrayscale(0.5), lambda: module.RandomGrayscale(1.0)),
         module.RandomInvert: _flips("RandomInvert", module),
         module.RandomPosterize: (lambda: module.RandomPosterize(3), lambda: module.RandomPosterize(0, p=0.6)),
@@ -172,4 +180,5 @@ EXAMPLES: dict[type, tuple[Callable[[], Any], ...]] = {
     ),
     v2.ToImage: (v2.ToImage,),
     v2.ToPureTensor: (v2.ToPureTensor,),
+    v2.ToTensor: (_deprecated_to_tensor,),
 }

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
@@ -70,6 +72,20 @@ def test_rgb_everywhere(make: Callable[[], Any]) -> None:
         transform = wrap(make())
         assert_like_torchvision(transform, dense, "HWC" if number % 2 else "CHW", 3)
         assert_like_torchvision(transform, ragged, "CHW" if number % 2 else "HWC", 4)
+
+
+@pytest.mark.parametrize("module", [v1, v2])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_contrast_of_every_range(module: Any, mode: str) -> None:
+    """Every darkest and lightest level has PIL's bits, and a flat channel stays as it is."""
+    ranges = [(low, high) for low in range(0, 256, 3) for high in range(low, 256, 7)]
+    images = []
+    for low, high in ranges:
+        pixels = np.linspace(low, high, 20 * 13).round().astype(np.uint8).reshape(20, 13)
+        image = Image.fromarray(pixels)
+        flat = Image.new("L", image.size, 9)
+        images.append(image if mode == "L" else Image.merge("RGB", [image, flat, image.rotate(180)]))
+    assert_like_torchvision(module.RandomAutocontrast(1.0), images, "HWC", 0)
 
 
 @pytest.mark.parametrize("make", CASES)
