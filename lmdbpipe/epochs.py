@@ -18,8 +18,9 @@ to one epoch, so it is used once; its seed holds from then on.
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
@@ -54,17 +55,18 @@ class EpochCounter:
     """Counts passes. Copies that travel to worker processes count together; other copies count on by themselves."""
 
     def __init__(self) -> None:
-        self._slots = _shared(torch.full((1 + _WORKER_SLOTS, 7), -1, dtype=torch.int64))
-        self._cells = _shared(torch.tensor([0, 0, 0, 0, 0, -1, 0, 0, 0], dtype=torch.int64))
-        self._state = _shared(torch.zeros(_STATE_BYTES, dtype=torch.uint8))
+        slots = torch.full((1 + _WORKER_SLOTS, 7), -1, dtype=torch.int64)
+        cells = torch.tensor([0, 0, 0, 0, 0, -1, 0, 0, 0], dtype=torch.int64)
+        self.__setstate__((slots, cells, torch.zeros(_STATE_BYTES, dtype=torch.uint8)))
+
+    def __getstate__(self) -> tuple[torch.Tensor, ...]:
+        return self._memory
+
+    def __setstate__(self, memory: tuple[torch.Tensor, ...]) -> None:
+        self._memory = tuple(tensor.share_memory_() for tensor in memory)  # type: ignore[no-untyped-call]
+        self._slots, self._cells, self._state = (tensor.numpy() for tensor in self._memory)  # quicker than torch here
         self._numbers: dict[tuple[int, _Process], int] = {}
         """How many passes this process has begun, as one of a loader's workers."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_slots": self._slots, "_cells": self._cells, "_state": self._state}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update({name: _shared(value) for name, value in state.items()}, _numbers={})
 
     def set(self, epoch: int) -> None:
         """Make `epoch` the next one to begin.
@@ -93,7 +95,7 @@ class EpochCounter:
                 f"the state takes {len(state)} bytes, more than {_STATE_BYTES}: load it into iterators or nodes instead"
             )
         self._forget(epoch)
-        self._state[: len(state)] = torch.frombuffer(bytearray(state), dtype=torch.uint8)
+        self._state[: len(state)] = np.frombuffer(state, np.uint8)
         self._keep_seed(seed)
         self._cells[_SIZE] = len(state)
         self._cells[_LOADED] = epoch
@@ -102,7 +104,7 @@ class EpochCounter:
         """The state that was loaded for a pass."""
         if int(self._cells[_LOADED]) != epoch:
             return None
-        return bytes(self._state[: int(self._cells[_SIZE])].numpy())
+        return self._state[: self._cells[_SIZE]].tobytes()
 
     @property
     def seed(self) -> int | None:
@@ -121,8 +123,7 @@ class EpochCounter:
 
     def latest(self) -> int | None:
         """The epoch of the last pass; None if none has begun since `set` or `load`, or at all."""
-        slots = self._slots.numpy()  # a view: NumPy is ten times as quick at this size
-        begun = slots[slots[:, _GENERATION] == int(self._cells[_NOW]), _EPOCH]
+        begun = self._slots[self._slots[:, _GENERATION] == self._cells[_NOW], _EPOCH]
         return int(begun.max()) if len(begun) else None
 
     def begin(self, seed: int | None = None) -> int:
@@ -152,8 +153,8 @@ class EpochCounter:
             ConfigError: There are more workers than slots.
         """
         process = _this_process()
-        self._slots[:, _EPOCH].clamp_(max=epoch)
-        self._cells[_NEXT].clamp_(max=epoch)
+        np.minimum(self._slots[:, _EPOCH], epoch, out=self._slots[:, _EPOCH])
+        self._cells[_NEXT] = min(self._cells[_NEXT], epoch)
         self._keep_seed(seed)
         self._write(process, self._number(process), _Begun(int(self._cells[_NOW]), epoch))
 
@@ -195,7 +196,7 @@ class EpochCounter:
         """When other workers of this one's loader began the pass of some number; None if they have not."""
         if not process.workers:
             return None
-        slots = self._slots.clone()
+        slots = self._slots.copy()
         own = _Begun(int(slots[process.slot, _GENERATION]), int(slots[process.slot, _EPOCH]))
         others = slots[(slots[:, _LOADER] == process.loader) & (slots[:, _WORKERS] == process.workers)]
         found = set()
@@ -213,14 +214,8 @@ class EpochCounter:
         last = slot[[_GENERATION, _EPOCH]].tolist() if int(slot[_LOADER]) == process.loader else (-1, -1)
         slot[_LOADER] = -1  # counts for nobody while it is written
         row = [process.loader, process.workers, number, *begun, *last]
-        slot[_WORKERS:] = torch.tensor(row[_WORKERS:])
+        slot[_WORKERS:] = row[_WORKERS:]
         slot[_LOADER] = process.loader
-
-
-def _shared(tensor: torch.Tensor) -> torch.Tensor:
-    """Move a tensor to memory that other processes see, if it is not there."""
-    shared: torch.Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
-    return shared
 
 
 def _signed(seed: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
-from lmdbpipe.ring import share
+from lmdbpipe.ring import share, travels
 
 
 class Row(tuple[Any, ...]):
@@ -36,7 +36,7 @@ def _collate_rows(rows: Sequence[Row], *, collate_fn_map: dict[Any, Any] | None 
     """Give the batch that the rows are of; stack them if they are not just its rows, in order."""
     batch = rows[0].batch
     if len(rows) == len(batch) and all(row.batch is batch and row.number == k for k, row in enumerate(rows)):
-        return share(batch.collated)
+        return share(batch.collated) if travels() else batch.collated
     return collate([tuple(row) for row in rows], collate_fn_map=collate_fn_map)
 
 

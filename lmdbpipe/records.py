@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import itertools
 import os
@@ -26,6 +25,8 @@ Indices: TypeAlias = npt.NDArray[np.int64] | range
 """Samples: any, as int64 ``[n]``; or consecutive ones, which are copied as one."""
 _POOLED_BYTES = 16 * 1024**2
 """From here on memory is dear: the allocator maps it anew for every batch, page by page."""
+_SHARED_BYTES = 64 * 1024
+"""From here on it pays to share a copy among torch's threads, where there are several."""
 _EVERYWHERE = np.empty(0, np.int64)
 
 
@@ -54,6 +55,7 @@ class Records:
         self.schema = functools.reduce(_join, self.databases, self.databases[0].manifest.schema)
         lengths = [database.manifest.length for database in self.databases]
         self._starts = np.cumsum([0, *lengths])
+        self._length = sum(lengths)
         self._tensor_images = [
             leaf for leaf, codec in enumerate(self.schema.codecs) if isinstance(codec, ImageCodec) and codec.as_tensor
         ]
@@ -62,9 +64,13 @@ class Records:
             self.schema.structure.kind in ("tuple", "list") and set(self.schema.structure.paths) == flat_paths
         )
         self._dense = [self._dense_leaf(leaf) for leaf in range(len(self.schema.codecs))]
+        self._gathers = [
+            dense[0].gather if dense is not None and len(dense) == 1 else functools.partial(self.leaf_batch, leaf)
+            for leaf, dense in enumerate(self._dense)
+        ]
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._length
 
     def __repr__(self) -> str:
         return f"Records({[str(database.path) for database in self.databases]}, length={len(self)})"
@@ -121,9 +127,9 @@ class Records:
         if len(indices):
             run = (indices[0], indices[-1]) if isinstance(indices, range) else None
             first, last = run or (int(np.min(indices)), int(np.max(indices)))
-            if first < 0 or last >= len(self):  # the map has no bounds of its own
+            if first < 0 or last >= self._length:  # the map has no bounds of its own
                 raise OutOfRangeError(f"sample {first if first < 0 else last} does not exist: there are {len(self)}")
-        leaves = [self.leaf_batch(leaf, indices) for leaf in range(len(self._dense))]
+        leaves = [gather(indices) for gather in self._gathers]
         return leaves if self._is_flat else self.schema.structure.unflatten_batch(leaves)
 
     def leaf_batch(self, leaf: int, indices: Indices) -> Any:
@@ -266,6 +272,7 @@ class _DenseLeaf:
         self.index = database.manifest.schema.index(leaf, column.role)
         self.dtype = torch.from_numpy(np.empty(0, column.dtype)).dtype
         self.row_bytes = column.row_bytes or 0
+        self._chunk_length = database.manifest.chunk_length
         self.shape = column.shape or ()
         sizes = range(1, len(self.shape) + 2)
         batch = self.codec.stack(torch.empty(tuple(sizes), dtype=self.dtype))
@@ -279,40 +286,42 @@ class _DenseLeaf:
 
     def gather(self, indices: Indices) -> torch.Tensor:
         """Copy rows, once, into memory of the caller's own."""
-        count = len(indices)
-        size = count * self.row_bytes
-        if self._axes is not None and size < _POOLED_BYTES:  # NumPy's memory comes faster than torch's at such sizes
-            out = torch.from_numpy(np.empty((count, *self.shape), self.column.dtype).transpose(self._axes))
-            self._fill(out, indices, size)
-            return out
-        rows = POOL.empty((count, *self.shape), self.dtype)
-        self._fill(rows, indices, size)
-        return self.codec.stack(rows)
-
-    def _fill(self, out: torch.Tensor, indices: Indices, size: int) -> None:
-        """Copy rows into memory that has just their size, whatever it calls its axes."""
-        if not size:
-            return
-        if isinstance(indices, range):
-            self._copy_run(indices.start, len(indices), out.data_ptr())
+        size = len(indices) * self.row_bytes
+        if self._axes is None:
+            return self.codec.stack(self._fill(POOL.empty((len(indices), *self.shape), self.dtype), indices))
+        if size >= _POOLED_BYTES:
+            return self._fill(POOL.empty((len(indices), *self.shape), self.dtype), indices).permute(self._axes)
+        if isinstance(indices, range) and (size < _SHARED_BYTES or torch.get_num_threads() == 1):
+            pieces = self._runs(indices)
+            rows = pieces[0].copy() if len(pieces) == 1 else np.concatenate(pieces)
         else:
-            memory, offsets = self.offsets(indices)
-            flat = out.as_strided((size // self.dtype.itemsize,), (1,))
-            gather_bytes(memory, offsets, self.row_bytes, flat.view(torch.uint8))
+            rows = np.empty((len(indices), *self.shape), self.column.dtype)  # comes faster than torch's memory
+            self._fill(torch.from_numpy(rows), indices)
+        return torch.from_numpy(rows.transpose(self._axes))
 
-    def _copy_run(self, start: int, count: int, target: int) -> None:
-        """Copy consecutive rows to an address, chunk by chunk."""
-        length = self.database.manifest.chunk_length
-        while count:
-            chunk, row = divmod(start, length)
-            rows = min(count, length - row)
-            address = self.database.address(chunk, self.index, self.column) + row * self.row_bytes
-            ctypes.memmove(target, address, rows * self.row_bytes)  # lets other threads run
-            start, count, target = start + rows, count - rows, target + rows * self.row_bytes
+    def _fill(self, out: torch.Tensor, indices: Indices) -> torch.Tensor:
+        """Copy rows into memory of their shape; torch shares such work among its threads."""
+        if isinstance(indices, range):
+            torch.cat(list(map(torch.from_numpy, self._runs(indices))), out=out)
+        elif out.numel():
+            memory, offsets = self.offsets(indices)
+            gather_bytes(memory, offsets, self.row_bytes, out.view(-1).view(torch.uint8))
+        return out
+
+    def _runs(self, indices: range) -> list[Array]:
+        """View consecutive rows in the map, chunk by chunk."""
+        length, stop = self._chunk_length, indices.stop
+        if not len(indices):
+            return [np.empty((0, *self.shape), self.column.dtype)]
+        first, row = divmod(indices.start, length)
+        views = [self.database.view(first, self.index, self.column)[row : row + len(indices)]]
+        for chunk in range(first + 1, (stop - 1) // length + 1):
+            views.append(self.database.view(chunk, self.index, self.column)[: stop - chunk * length])
+        return views
 
     def offsets(self, indices: npt.ArrayLike) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
         """View the part of the map that holds some rows, and say where in it each begins."""
-        chunks, rows = np.divmod(indices, self.database.manifest.chunk_length)
+        chunks, rows = np.divmod(indices, self._chunk_length)
         addresses = self.database.addresses(chunks, self.index, self.column) + rows * self.row_bytes
         low = int(addresses.min())
         return _memory(self.database, low, int(addresses.max()) - low + self.row_bytes), addresses - low

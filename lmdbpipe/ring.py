@@ -40,22 +40,21 @@ class SharedTensor(torch.Tensor):
         return self.detach().as_subclass(torch.Tensor).clone()
 
 
-def share(batch: Any) -> Any:
-    """In a worker process, mark the tensors of a batch (in lists, tuples and dicts) to travel by way of slots."""
+def travels() -> bool:
+    """Whether what is made here goes to another process: in a worker process it does."""
     info = get_worker_info()
-    if info is None or getattr(info, "worker_method", "process") == "thread":
-        return batch
-    return _mark(batch)
+    return info is not None and getattr(info, "worker_method", "process") != "thread"
 
 
-def _mark(value: Any) -> Any:
-    if type(value) is torch.Tensor and value.device.type == "cpu" and value.layout == torch.strided:
-        return value.as_subclass(SharedTensor)
-    if type(value) in (list, tuple):
-        return type(value)(map(_mark, value))
-    if type(value) is dict:
-        return {key: _mark(item) for key, item in value.items()}
-    return value
+def share(batch: Any) -> Any:
+    """Mark the tensors of a batch (in lists, tuples and dicts) that `travels`, to go by way of slots."""
+    if type(batch) is torch.Tensor and batch.device.type == "cpu" and batch.layout == torch.strided:
+        return batch.as_subclass(SharedTensor)
+    if type(batch) in (list, tuple):
+        return type(batch)(map(share, batch))
+    if type(batch) is dict:
+        return {key: share(item) for key, item in batch.items()}
+    return batch
 
 
 class _Form(NamedTuple):

@@ -19,13 +19,15 @@ from lmdbpipe.order import BaseOrder, Batch, Dealing, OrderState, Segments, Unev
 from lmdbpipe.pipeline import Pipeline
 from lmdbpipe.prefetch import map_ahead
 from lmdbpipe.records import Indices
-from lmdbpipe.ring import share
+from lmdbpipe.ring import share, travels
 from lmdbpipe.world import Ranks, Workers
 
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 _AHEAD_BYTES = 32 * 1024**2
 """How far ahead of the reading the kernel is asked to read."""
 _AHEAD_BATCHES = 64
+_ADVISED_TOGETHER = 8
+"""Into how many pieces what lies ahead is cut: to ask for each batch by itself costs as much as to find its samples."""
 _RUN = 256
 """Samples that are read ahead together where there is no batch size."""
 _SEEN_CHUNKS = 4096
@@ -194,8 +196,8 @@ class Pass(Iterator[Any]):
         transfer = Transfer(options.torch_device)
         read_ahead = map_ahead(transfer.over(read), requests(self.pipeline, plan), options.num_threads)
         with contextlib.closing(read_ahead):
-            for batch in transfer.arrivals(read_ahead):
-                yield share(batch)
+            batches = transfer.arrivals(read_ahead)
+            yield from map(share, batches) if travels() else batches
 
     def _samples(self, plan: Plan) -> Iterator[Any]:
         for indices, batch in requests(self.pipeline, plan):
@@ -216,15 +218,25 @@ def requests(pipeline: Pipeline, plan: Plan) -> Iterator[Request]:
     count = max(1, min(_AHEAD_BATCHES, _AHEAD_BYTES // size))
     seen: dict[tuple[int, int], None] = {}
     ahead: collections.deque[Request] = collections.deque()
-    for item in items:
-        indices = _indices(plan, item)
-        records.advise(indices, seen)
+    given = ((_indices(plan, item), item) for item in items)
+    while group := list(itertools.islice(given, max(1, count // _ADVISED_TOGETHER))):
+        records.advise(_together([indices for indices, _ in group]), seen)
         if len(seen) > 2 * _SEEN_CHUNKS:
             seen = dict.fromkeys(itertools.islice(seen, _SEEN_CHUNKS, None))
-        ahead.append((indices, item))
-        if len(ahead) > count:
+        ahead.extend(group)
+        while len(ahead) > count:
             yield ahead.popleft()
     yield from ahead
+
+
+def _together(parts: list[Indices]) -> Indices:
+    """Join the samples of some batches; as a range where they follow each other."""
+    if len(parts) == 1:
+        return parts[0]
+    follow = all(isinstance(part, range) for part in parts) and all(
+        before[-1:] == range(after.start - 1, after.start) for before, after in itertools.pairwise(parts)
+    )
+    return range(parts[0][0], parts[-1][-1] + 1) if follow else np.concatenate(parts)
 
 
 def _indices(plan: Plan, item: Batch) -> Indices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
 import weakref
@@ -52,7 +53,7 @@ class Database:
         self._environment: environment.Environment | None = None
         self._generation = -1
         self._rows: dict[int, tuple[Rows, ...]] = {}
-        self._last_addresses: dict[tuple[int, int], int] = {}
+        self._views: dict[tuple[int, int], Array] = {}
         self._addresses: dict[int, npt.NDArray[np.int64]] = {}
         self._anchor = (0, 0)
         """A chunk, and where in the file it begins, but for the few pages before the first."""
@@ -104,15 +105,20 @@ class Database:
         self._rows[chunk] = rows
         return rows
 
-    def address(self, chunk: int, index: int, column: Column) -> int:
-        """Look up where in memory one column of a chunk begins; 0 where it is empty."""
+    def view(self, chunk: int, index: int, column: Column) -> Array:
+        """Give what `column` gives; the last few are kept at hand. It claims to be writable, so that torch takes it."""
         self._open()
-        address = self._last_addresses.get((chunk, index))
-        if address is None:
-            if len(self._last_addresses) >= _ROWS_KEPT:
-                self._last_addresses = {}
-            address = self._last_addresses[chunk, index] = int(self.addresses(np.array([chunk]), index, column)[0])
-        return address
+        view = self._views.get((chunk, index))
+        if view is None:
+            if len(self._views) >= _ROWS_KEPT:
+                self._views = {}
+            array = self.column(chunk, index, column)
+            if array.nbytes:
+                address = int(self.addresses(np.array([chunk]), index, column)[0])
+                memory = (ctypes.c_uint8 * array.nbytes).from_address(address)
+                array = np.frombuffer(memory, array.dtype).reshape(array.shape)
+            view = self._views[chunk, index] = array
+        return view
 
     def addresses(self, chunks: npt.NDArray[np.int64], index: int, column: Column) -> npt.NDArray[np.int64]:
         """Look up where in memory one column of some chunks begins; 0 where it is empty.
@@ -203,7 +209,7 @@ class Database:
                     return self._environment  # another thread was first
                 opened = environment.acquire(self.path, self.config)
                 self._rows, self._addresses, self._anchor = {}, {}, (0, 0)
-                self._last_addresses = {}
+                self._views = {}
                 self._generation = environment.generation()
                 self._finalizer = weakref.finalize(self, _release, opened, self._generation)
                 self._environment = opened  # last: other threads look at it without the lock
