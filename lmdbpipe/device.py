@@ -139,7 +139,7 @@ class Transfer:
 
     def arrivals(self, items: Iterator[Any]) -> Iterator[Any]:
         """Hand over the results of `over`; to a GPU, the next one is queued before one is handed over."""
-        return map(self.arrive, items if self._side is None else one_ahead(items))
+        return items if self._side is None else map(self.arrive, one_ahead(items))
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:

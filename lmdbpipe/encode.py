@@ -30,7 +30,7 @@ from lmdbpipe.structure import Path, Structure, get, replace
 from lmdbpipe.wrapped import standard_paths
 
 _CHUNK_BYTES = 1024**2
-"""A chunk is closed when it holds this much: large enough to copy at full speed, small enough to stay in cache."""
+"""What a chunk holds, about: large enough to copy at full speed, small enough to stay in cache."""
 _CHUNK_LENGTH = 16384
 """Most samples in a chunk."""
 TO_TENSOR = (v1.ToTensor, v1.PILToTensor, v2.ToTensor, v2.PILToTensor, v2.ToImage)
@@ -141,7 +141,7 @@ class Encoder:
                 schema, leaves = (schema or Schema.of(sample)).flatten(sample)
             taken.append(leaves)
             size += sum(array.nbytes for array in schema.encode([leaves]).values())
-            if size >= _CHUNK_BYTES or len(taken) >= _CHUNK_LENGTH:
+            if _is_enough(len(taken), size):
                 break
         if schema is None:
             return None
@@ -183,6 +183,12 @@ class Encoder:
 def physical_order(length: int, seed: int, round_: int) -> Permutation:
     """The permutation from physical positions in a round to the source's indices."""
     return Permutation(n=length, seed=seed, epoch=round_, purpose=Purpose.BUILD)
+
+
+def _is_enough(length: int, size: int) -> bool:
+    """Whether a chunk is as near to its size as powers of two come: batches then seldom reach over a chunk's end."""
+    nearest = length & (length - 1) == 0 and 2 * size**2 >= _CHUNK_BYTES**2
+    return nearest or size >= 2 * _CHUNK_BYTES or length >= _CHUNK_LENGTH
 
 
 def begins_with(transform: Any, kinds: tuple[type, ...]) -> bool:

@@ -162,12 +162,16 @@ def test_transform_that_gives_tensors(tmp_path: Path) -> None:
 
 
 def test_chunks_hold_about_a_mebibyte() -> None:
-    """The first chunk closes at 1 MiB or at the most samples; one sample larger than that is a chunk."""
-    for size, expected in (((100, 100), 35), ((1000, 1000), 1), ((2000, 2000), 1)):
-        made = encoder(Listed([(image("RGB", size), 0)] * 50))
+    """A chunk's length is the power of two that is nearest to 1 MiB; a sample larger than that is a chunk."""
+    for size, expected in (((32, 32), 256), ((100, 100), 32), ((224, 224), 8), ((1000, 1000), 1), ((2000, 2000), 1)):
+        made = encoder(Listed([(image("RGB", size), 0)] * 400))
         chunk = made.first_chunk(made.samples())
         assert chunk is not None
         assert chunk.length == expected
+    made = encoder(Listed([(image("RGB", (2, 2)), 0)] * 5 + [(image("RGB", (900, 900)), 0)] * 9))
+    chunk = made.first_chunk(made.samples())
+    assert chunk is not None
+    assert chunk.length == 6
     made = encoder(Listed(list(range(20_000))))
     chunk = made.first_chunk(made.samples())
     assert chunk is not None
