@@ -41,6 +41,8 @@ class Purpose(IntEnum):
     WINDOWS = 0
     BLOCKS = 1
     BUILD = 2
+    DRAWS = 3
+    PARTS = 4
 
 
 def window_permutation(n: int, *, seed: int, epoch: int, window: int) -> Int64Array:
