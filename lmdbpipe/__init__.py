@@ -6,6 +6,7 @@ from lmdbpipe.datapipes import LMDBReader, LMDBWriter
 from lmdbpipe.dataset import LMDBDataset
 from lmdbpipe.errors import LMDBPipeError
 from lmdbpipe.iterable import LMDBIterableDataset
+from lmdbpipe.parts import Part
 from lmdbpipe.states import merge_states
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "LMDBReader",
     "LMDBWriter",
     "LMDB_config",
+    "Part",
     "build",
     "merge_states",
 ]

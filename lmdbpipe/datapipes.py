@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from lmdbpipe.build import build
 from lmdbpipe.device import Device
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.order import Uneven
+from lmdbpipe.parts import check_epoch_size
 from lmdbpipe.pipeline import ReadOptions
-from lmdbpipe.reader import PathLike, StreamReader, check_batched, fixed_steps, open_records
+from lmdbpipe.reader import PathLike, Paths, StreamReader, check_batched, fixed_steps, open_records
 from lmdbpipe.stream import StreamOptions
 from lmdbpipe.world import Ranks, Workers, given_ranks, resolve_ranks, resolve_workers
 from lmdbpipe.wrapped import Transform
@@ -65,9 +66,9 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
     make it repeat); outside of a DataLoader, `seed` and the count of epochs decide.
 
     Args:
-        source_datapipe: A path, a pattern, a list of these, or a pipe of paths; several files are one sequence.
-        batch_size, shuffle, buffer_size, seed, drop_last, uneven, rank, world_size, mesh, with_mask, transform,
-            target_transform, transforms, collate_fn, lower, exact, num_threads, device, db_cfg: As
+        source_datapipe: A path, a pattern, a `Part`, a list of these, or a pipe of them, one sequence in all.
+        epoch_size, batch_size, shuffle, buffer_size, seed, drop_last, uneven, rank, world_size, mesh, with_mask,
+            transform, target_transform, transforms, collate_fn, lower, exact, num_threads, device, db_cfg: As
             `LMDBIterableDataset` takes them.
 
     Raises:
@@ -77,8 +78,9 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
 
     def __init__(
         self,
-        source_datapipe: PathLike | Iterable[PathLike],
+        source_datapipe: Paths,
         *,
+        epoch_size: int | None = None,
         batch_size: int | None = None,
         shuffle: bool = False,
         buffer_size: int = 10_000,
@@ -114,6 +116,8 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
         self._collate_fn = collate_fn
         self._read_options = ReadOptions(lower=lower, exact=exact, num_threads=num_threads, device=device)
         self._db_cfg = db_cfg
+        self._epoch_size = epoch_size
+        check_epoch_size(epoch_size)
         self._given_ranks = given_ranks(rank, world_size, mesh)
         self._sharding: dict[SHARDING_PRIORITIES, tuple[int, int]] = {}
         self._loader_seed: int | None = None
@@ -126,7 +130,7 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
 
     def __len__(self) -> int:
         """Batches (or samples, without a batch size) that this rank gets in an epoch, with all its workers."""
-        return self._open().options.items(len(self._open().records), self._instance()[0])
+        return self._open().options.items(self._open().length, self._instance()[0])
 
     def set_shuffle(self, shuffle: bool = True) -> LMDBReaderIterDataPipe:
         """Turn shuffling on or off; what ``DataLoader(shuffle=...)`` calls."""
@@ -215,10 +219,9 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
         if self._reader is None:
             source = self.source_datapipe
             paths = list(source) if isinstance(source, IterDataPipe) else source
-            records = open_records(paths, self._db_cfg)
-            self._reader = StreamReader(
-                records, fixed_steps(records, *self._transforms), self._options, self._collate_fn, self._read_options
-            )
+            records, selection = open_records(paths, self._db_cfg, self._epoch_size)
+            steps = fixed_steps(records, *self._transforms)
+            self._reader = StreamReader(records, steps, self._options, self._collate_fn, self._read_options, selection)
         return self._reader
 
 

@@ -6,13 +6,15 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 from torch.utils.data import IterableDataset
 
 from lmdbpipe.device import Device
 from lmdbpipe.errors import ConfigError
-from lmdbpipe.order import Uneven
+from lmdbpipe.order import Selection, Uneven, balance
 from lmdbpipe.pipeline import ReadOptions, StepsFor
-from lmdbpipe.reader import PathLike, StreamReader, fixed_steps, open_records
+from lmdbpipe.reader import Paths, StreamReader, fixed_steps, open_records
 from lmdbpipe.records import Records
 from lmdbpipe.stream import Pass, StreamOptions
 from lmdbpipe.structure import Path
@@ -49,7 +51,10 @@ class LMDBIterableDataset(IterableDataset[Any]):
 
     Args:
         path_or_dataset: A file's path, a pattern (``"train-*.lmdb"``), a list of these, or an `LMDBDataset`, whose live
-            transforms are then applied. Several files are one sequence.
+            transforms are then applied. Several files are one sequence. `lmdbpipe.Part`, alone or in the list, says how
+            much of a file is in an epoch; paths beside parts count as ``Part(path, repeat=1)``. Shuffled, all samples
+            are mixed; unshuffled, parts come in turn, each spread evenly over the epoch, in file order.
+        epoch_size: Samples in an epoch, where parts have proportions; as many as their files hold by default.
         batch_size: Samples in a batch. None gives single samples, exactly as the source gave them.
         shuffle: Shuffle anew in every epoch: chunks over the whole dataset, then samples within `buffer_size`.
         buffer_size: Samples that are mixed with each other; as large as the dataset, it gives a uniform permutation.
@@ -89,8 +94,9 @@ class LMDBIterableDataset(IterableDataset[Any]):
 
     def __init__(
         self,
-        path_or_dataset: PathLike | Iterable[PathLike] | Streamable,
+        path_or_dataset: Paths | Streamable,
         *,
+        epoch_size: int | None = None,
         batch_size: int | None = None,
         shuffle: bool = False,
         buffer_size: int = 10_000,
@@ -113,12 +119,17 @@ class LMDBIterableDataset(IterableDataset[Any]):
     ) -> None:
         super().__init__()
         given = transform is not None or target_transform is not None or transforms is not None
+        selection: Selection | None = None
         if isinstance(path_or_dataset, Streamable):
             records, steps_for = path_or_dataset.records, path_or_dataset.stream_steps()
             if given:
                 raise ConfigError("an LMDBDataset streams with its own transforms: set them there, or give its path")
+            if epoch_size is not None:
+                raise ConfigError(
+                    "epoch_size needs parts with proportions, not an LMDBDataset: give lmdbpipe.Part(path)"
+                )
         else:
-            records = open_records(path_or_dataset, db_cfg)
+            records, selection = open_records(path_or_dataset, db_cfg, epoch_size)
             steps_for = fixed_steps(records, transform, target_transform, transforms)
         options = StreamOptions(
             batch_size=batch_size,
@@ -132,7 +143,7 @@ class LMDBIterableDataset(IterableDataset[Any]):
         self._given_ranks = given_ranks(rank, world_size, mesh)
         self._inherited_ranks: Ranks | None = None
         read_options = ReadOptions(lower=lower, exact=exact, num_threads=num_threads, device=device)
-        self._reader = StreamReader(records, steps_for, options, collate_fn, read_options)
+        self._reader = StreamReader(records, steps_for, options, collate_fn, read_options, selection)
 
     def __repr__(self) -> str:
         return f"LMDBIterableDataset({self._reader.records}, {self._reader.options})"
@@ -192,6 +203,8 @@ class LMDBIterableDataset(IterableDataset[Any]):
     def skip(self, batches: int) -> None:
         """Leave out the first batches of the next pass: what the loop had got of it before it was stopped.
 
+        To leave out the first `k` samples in every epoch is to choose the others: ``subset(range(k, length))``.
+
         Raises:
             ConfigError: There is no `batch_size`, or `batches` is not an integer of at least 0.
             StateError: The pass has fewer batches.
@@ -202,18 +215,17 @@ class LMDBIterableDataset(IterableDataset[Any]):
         """Stream some samples only, in this order or shuffled.
 
         Args:
-            indices: Which samples of this stream, counted as they lie in its files; each once.
+            indices: Which samples of this stream, counted as they lie in its files. One that is given several times
+                occurs as often, and transforms draw anew for each of its copies.
 
         Returns:
             A new dataset with the same options, which counts epochs by itself. Its states are its own.
 
         Raises:
-            ConfigError: Indices are not integers, or one is given twice.
+            ConfigError: Indices are not integers, or this stream is weighted or mixed: those draw last.
             OutOfRangeError: There is no such sample.
         """
-        dataset = copy.copy(self)
-        dataset._reader = self._reader.select(indices)
-        return dataset
+        return self._with(self._reader.select(indices))
 
     def take(self, count: int) -> LMDBIterableDataset:
         """Stream the first samples only, as `subset` does; all, if there are fewer."""
@@ -229,15 +241,76 @@ class LMDBIterableDataset(IterableDataset[Any]):
         Raises:
             ConfigError: There is no such column.
         """
-        values = self.records.values(self.records.leaf(leaf))
+        values = self._reader.values(leaf)
         values = values if isinstance(values, list) else values.tolist() if values.ndim == 1 else list(values)
-        chosen = range(len(values)) if self._reader.selection is None else self._reader.selection.tolist()
-        return self.subset([place for place, index in enumerate(chosen) if keep(values[index])])
+        return self.subset([place for place, value in enumerate(values) if keep(value)])
+
+    def repeat(self, times: int) -> LMDBIterableDataset:
+        """Stream every sample several times an epoch; transforms draw anew for each of its copies.
+
+        Args:
+            times: How often, 1 or more. Unshuffled, the copies of the whole follow each other; shuffled, all are mixed.
+
+        Returns:
+            A new dataset, as `subset` gives one.
+
+        Raises:
+            ConfigError: It is not a whole number of at least 1, or this stream is weighted or mixed.
+        """
+        return self._with(self._reader.repeat(times))
+
+    def weighted(self, weights: npt.ArrayLike | str, num_samples: int | None = None) -> LMDBIterableDataset:
+        """Draw samples with replacement, anew in every epoch, some more likely than others.
+
+        What stands at a position depends on (seed, epoch, position) alone, and transforms draw anew each time that a
+        sample is drawn. Every draw is independent of the others, so `shuffle` has nothing to add. Neighbours lie
+        anywhere in the file, which then should fit into memory, or lie on a fast disk.
+
+        Args:
+            weights: How likely each sample of this stream is, relative to the others, counted as they lie in its files:
+                ``[n]``, finite, 0 or more. Or the name of a column that holds them.
+            num_samples: Draws in an epoch; by default as many as this stream has samples.
+
+        Returns:
+            A new dataset, as `subset` gives one.
+
+        Raises:
+            ConfigError: There is no such column, weights are not as many finite numbers of at least 0, all are 0,
+                `num_samples` is not a whole number of at least 1, or this stream is weighted or mixed already.
+        """
+        given = self._reader.values(weights) if isinstance(weights, str) else weights
+        return self._with(self._reader.weighted(given, num_samples))
+
+    def balanced(self, leaf: str | int | Path, num_samples: int | None = None) -> LMDBIterableDataset:
+        """Draw samples with replacement, so that every class is equally likely; see `weighted`.
+
+        Args:
+            leaf: The column of classes, by its path in a sample, as `filter` takes it: one number or string a sample.
+            num_samples: Draws in an epoch; by default as many as this stream has samples.
+
+        Raises:
+            ConfigError: There is no such column, its values are no classes, or as `weighted` raises.
+        """
+        classes = self._reader.values(leaf)
+        if isinstance(classes, list):
+            numbers: dict[Any, int] = {}
+            try:
+                classes = np.array([numbers.setdefault(value, len(numbers)) for value in classes], dtype=np.int64)
+            except TypeError as error:
+                raise ConfigError(f"the values of leaf {leaf!r} are no classes: {error}") from error
+        if classes.ndim != 1:
+            raise ConfigError(f"the values of leaf {leaf!r} are no classes, but arrays of shape {classes.shape[1:]}")
+        return self._with(self._reader.weighted(balance(classes), num_samples))
 
     @property
     def records(self) -> Records:
         """The samples, without order and transforms."""
         return self._reader.records
+
+    def _with(self, reader: StreamReader) -> LMDBIterableDataset:
+        dataset = copy.copy(self)
+        dataset._reader = reader
+        return dataset
 
     def _ranks(self) -> Ranks:
         return resolve_ranks(self._given_ranks, self._inherited_ranks)

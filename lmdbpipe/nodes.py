@@ -7,7 +7,7 @@ Python do not, and want the processes of a DataLoader.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -16,13 +16,14 @@ from torchdata.nodes import BaseNode, Loader, ParallelMapper, PinMemory, Prefetc
 from lmdbpipe.device import Transfer, is_gpu
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.iterable import LMDBIterableDataset, Streamable
-from lmdbpipe.reader import PathLike, StreamReader
+from lmdbpipe.pipeline import Keys
+from lmdbpipe.reader import Paths, StreamReader
 from lmdbpipe.records import Indices
 from lmdbpipe.stream import Plan, Progress, requests
 from lmdbpipe.world import Workers
 
-Task: TypeAlias = tuple[Indices, int, int, Any]
-"""Samples to read, the seed and epoch of what is drawn for them, and their mask."""
+Task: TypeAlias = tuple[Indices, int, int, Keys, Any]
+"""Samples to read; the seed, epoch and keys of what is drawn for them; and their mask."""
 
 
 class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
@@ -32,8 +33,8 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
     that of the other faces: it loads into them, and theirs into it.
 
     Args:
-        path_or_dataset: A path, a pattern, a list of these, or an `LMDBDataset`; or an `LMDBIterableDataset`, whose
-            options then hold.
+        path_or_dataset: A path, a pattern, a `Part`, a list of these, or an `LMDBDataset`; or an `LMDBIterableDataset`,
+            whose options then hold.
         num_threads: Threads that read batches and transform them, through torchdata's ``ParallelMapper``. 0 reads when
             the next batch is asked for.
         prefetch: Batches that wait ready, through torchdata's ``Prefetcher``; on a GPU at least one does.
@@ -46,7 +47,7 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
 
     def __init__(
         self,
-        path_or_dataset: PathLike | Iterable[PathLike] | Streamable | LMDBIterableDataset,
+        path_or_dataset: Paths | Streamable | LMDBIterableDataset,
         *,
         num_threads: int = 0,
         prefetch: int = 0,
@@ -124,7 +125,7 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
 
 
 def loader(
-    path_or_dataset: PathLike | Iterable[PathLike] | Streamable | LMDBIterableDataset,
+    path_or_dataset: Paths | Streamable | LMDBIterableDataset,
     *,
     num_threads: int = 2,
     prefetch: int = 2,
@@ -174,22 +175,24 @@ class _Tasks(BaseNode[Task]):  # type: ignore[misc]
         if self.plan is None:
             return
         seed, epoch = self.plan.order.seed, self.plan.order.epoch
-        for indices, batch in requests(self.reader.pipeline, self.plan):
+        for indices, batch, keys in requests(self.reader.pipeline, self.plan):
             mask = torch.from_numpy(batch.mask()) if self.reader.options.with_mask else None
             if self.plan.dealing.batch_size is not None:
-                yield indices, seed, epoch, mask
+                yield indices, seed, epoch, keys, mask
                 continue
             for row in range(len(indices)):
-                yield indices[row : row + 1], seed, epoch, mask if mask is None else bool(mask[row])
+                one = slice(row, row + 1)
+                own = keys if keys is None else keys[one]
+                yield indices[one], seed, epoch, own, mask if mask is None else bool(mask[row])
 
     def read(self, task: Task) -> Any:
         """Do what a task says."""
         return self.transfer.over(self._read)(task)
 
     def _read(self, task: Task) -> Any:
-        indices, seed, epoch, mask = task
+        indices, seed, epoch, keys, mask = task
         if self.reader.options.batch_size is None:
-            item = self.reader.pipeline.seeded_samples(indices, seed, epoch)[0]
+            item = self.reader.pipeline.seeded_samples(indices, seed, epoch, keys)[0]
         else:
-            item = self.reader.pipeline.batch(indices, seed, epoch)
+            item = self.reader.pipeline.batch(indices, seed, epoch, keys)
         return item if mask is None else (item, mask)

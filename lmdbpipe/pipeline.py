@@ -1,7 +1,8 @@
 """Records with transforms: batches as users get them.
 
 Transforms of images are lowered to batched ones; whatever else is done to a sample is done one sample at a time. What
-transforms draw depends on the seed, the epoch and the sample's index alone, in either way.
+transforms draw depends on the seed, the epoch and the sample's key alone, in either way: its index, or another number
+where a sample occurs more than once in an epoch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from lmdbpipe.codecs import ImageCodec
@@ -29,6 +31,9 @@ from lmdbpipe.wrapped import Step, Transform, apply, touched
 Steps: TypeAlias = tuple[Step, ...]
 StepsFor: TypeAlias = Callable[[int], Steps]
 """The transforms that now act on a sample, by its index. Where it has a true `uniform`, all samples have the same."""
+
+Keys: TypeAlias = npt.NDArray[np.int64] | None
+"""What a sample draws is a function of, int64 ``[n]``; None for the indices, where no sample occurs twice."""
 
 _PROBED_CHUNKS = 64
 
@@ -90,37 +95,38 @@ class Pipeline:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_probed": {}, "_lowered": {}}
 
-    def seeded_samples(self, indices: Indices, seed: int, epoch: int) -> list[Any]:
+    def seeded_samples(self, indices: Indices, seed: int, epoch: int, keys: Keys = None) -> list[Any]:
         """Read samples one by one."""
         with preserved():
             samples = []
-            for index in as_list(indices):
+            for index, key in zip(as_list(indices), as_list(indices if keys is None else keys), strict=True):
                 steps = self.steps_for(index)
                 sample = self.records.sample(index, touched(steps))
                 if steps:
-                    seed_all(seed, epoch, index)
+                    seed_all(seed, epoch, key)
                     sample = apply(steps, sample)
                 samples.append(sample)
         return samples
 
-    def batch(self, indices: Indices, seed: int, epoch: int) -> Any:
+    def batch(self, indices: Indices, seed: int, epoch: int, keys: Keys = None) -> Any:
         """Read a batch."""
         if self.collate_fn is not None:
-            return self.collate_fn(self.seeded_samples(indices, seed, epoch))
+            return self.collate_fn(self.seeded_samples(indices, seed, epoch, keys))
         if getattr(self.steps_for, "uniform", False) or not len(indices):
             steps = self.steps_for(int(indices[0])) if len(indices) else ()
         else:
             routes = {self.steps_for(index) for index in as_list(indices)}
             if len(routes) > 1:
-                samples = self.seeded_samples(indices, seed, epoch)
+                samples = self.seeded_samples(indices, seed, epoch, keys)
                 return collate(samples, samples)
             (steps,) = routes
         if not steps:
             return self.records.batch(indices)
         if self.options.lower and (chains := self.chains(steps)):
-            draws = CounterDraws(seed % 2**64, epoch, np.asarray(indices))
-            return self._by_leaf(steps, chains, indices, functools.partial(self._seeded, seed, epoch), draws)
-        samples = self.seeded_samples(indices, seed, epoch)
+            drawn_by = indices if keys is None else keys
+            draws = CounterDraws(seed % 2**64, epoch, np.asarray(drawn_by))
+            return self._by_leaf(steps, chains, indices, functools.partial(self._seeded, seed, epoch, drawn_by), draws)
+        samples = self.seeded_samples(indices, seed, epoch, keys)
         if any(path not in self.records.schema.structure.paths for path in touched(steps)):
             return collate(samples, self._probes(steps))
         return self._collate(samples, indices, steps)
@@ -174,12 +180,14 @@ class Pipeline:
                 leaves.append(collate(values, probes))
         return self.records.schema.structure.unflatten_batch(leaves)
 
-    def _seeded(self, seed: int, epoch: int, chain: Sequence[Transform], leaf: int, indices: Indices) -> list[Any]:
+    def _seeded(
+        self, seed: int, epoch: int, keys: Indices, chain: Sequence[Transform], leaf: int, indices: Indices
+    ) -> list[Any]:
         """Apply transforms to the values of a leaf that is no image, one by one."""
         values = self.records.listed(leaf, indices)
         with preserved():
-            for row, index in enumerate(as_list(indices)):
-                seed_all(seed, epoch, index, leaf)
+            for row, key in enumerate(as_list(keys)):
+                seed_all(seed, epoch, key, leaf)
                 for function in chain:
                     values[row] = function(values[row])
         return values

@@ -11,20 +11,24 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 from torch.utils.data import get_worker_info
 
 from lmdbpipe.config import LMDBConfig
 from lmdbpipe.epochs import EpochCounter
 from lmdbpipe.errors import ConfigError, DatabaseNotFoundError, OutOfRangeError, StateError
-from lmdbpipe.order import OrderState, merge, resume
+from lmdbpipe.order import Mixture, OrderState, Repeated, Selection, Whole, choose, draw, merge, resume
+from lmdbpipe.parts import Part, count_parts
 from lmdbpipe.pipeline import Pipeline, ReadOptions, Steps, StepsFor
 from lmdbpipe.records import Records
-from lmdbpipe.stream import Int64Array, Pass, Plan, Progress, StreamOptions
+from lmdbpipe.stream import Pass, Plan, Progress, StreamOptions
+from lmdbpipe.structure import Path as LeafPath
 from lmdbpipe.world import Ranks, Workers
 from lmdbpipe.wrapped import Step, Transform, standard_paths
 
 PathLike: TypeAlias = str | os.PathLike[str]
+Paths: TypeAlias = PathLike | Part | Iterable[PathLike | Part]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +115,7 @@ class StreamReader:
         options: How it is ordered and dealt.
         collate_fn: Makes a batch of a list of samples.
         read_options: How batches are read and transformed.
+        selection: What an epoch is made of; None for all samples, once each.
     """
 
     def __init__(
@@ -120,13 +125,14 @@ class StreamReader:
         options: StreamOptions,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         read_options: ReadOptions | None = None,
+        selection: Selection | None = None,
     ) -> None:
         check_batched(options, collate_fn, read_options)
         self.records = records
         self.options = options
         self.pipeline = Pipeline(records, steps_for, collate_fn, read_options)
         self.epochs = EpochCounter()
-        self.selection: Int64Array | None = None
+        self.selection = selection
         self._own: OrderState | None = None
         self._latest: tuple[int, Progress] | None = None
 
@@ -141,25 +147,28 @@ class StreamReader:
             fingerprint = xxhash.xxh3_128_hexdigest(fingerprint.encode())
         if self.selection is None:
             return fingerprint
-        return f"{fingerprint}/{xxhash.xxh3_128_hexdigest(self.selection.tobytes())}"
+        return f"{fingerprint}/{self.selection.name}"
 
     @property
     def length(self) -> int:
         """Samples in an epoch, over all ranks."""
-        return len(self.records) if self.selection is None else len(self.selection)
+        return len(self.records) if self.selection is None else self.selection.length
 
     @property
     def block(self) -> int:
         """Samples that lie together on disk, of those that are read."""
-        return max(self.records.chunk_length * self.length // max(len(self.records), 1), 1)
+        if self.selection is None:
+            return max(self.records.chunk_length, 1)
+        return max(self.records.chunk_length * self.length // max(self.selection.span, 1), 1)
 
     def select(self, indices: Iterable[int]) -> StreamReader:
         """Make a reader of some samples, which counts epochs by itself.
 
         Raises:
-            ConfigError: Indices are not integers, or one is given twice.
+            ConfigError: Indices are not integers, or samples are drawn anew in every epoch.
             OutOfRangeError: There is no such sample.
         """
+        fixed = self._fixed()
         given = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
             raise ConfigError(f"indices must be integers in a row, got {given.dtype} of shape {given.shape}")
@@ -167,12 +176,37 @@ class StreamReader:
         outside = given[(given < 0) | (given >= self.length)]
         if outside.size:
             raise OutOfRangeError(f"sample {int(outside[0])} does not exist: there are {self.length}")
-        if len(np.unique(given)) != len(given):
-            raise ConfigError("each index may be given once: a repeated sample would be augmented alike each time")
-        reader = StreamReader(self.records, self.pipeline.steps_for, self.options, self.pipeline.collate_fn)
-        reader.pipeline = self.pipeline
-        reader.selection = given if self.selection is None else self.selection[given]
-        return reader
+        return self._of(choose(fixed, given))
+
+    def repeat(self, times: int) -> StreamReader:
+        """Make a reader whose epochs hold each sample several times.
+
+        Raises:
+            ConfigError: It is not a whole number of at least 1, or samples are drawn anew in every epoch.
+        """
+        return self._of(Repeated(self._fixed(), times))
+
+    def weighted(self, weights: npt.ArrayLike, num_samples: int | None = None) -> StreamReader:
+        """Make a reader that draws samples with replacement.
+
+        Raises:
+            ConfigError: As `lmdbpipe.order.draw` raises, or samples are drawn anew in every epoch already.
+        """
+        return self._of(draw(self._fixed(), weights, self.length if num_samples is None else num_samples))
+
+    def values(self, leaf: str | int | LeafPath) -> npt.NDArray[Any] | list[Any]:
+        """Read one leaf of all samples of an epoch, as they lie in its files: an array if it is dense, else a list.
+
+        Raises:
+            ConfigError: There is no such leaf, or samples are drawn anew in every epoch.
+        """
+        fixed = self._fixed()
+        values = self.records.values(self.records.leaf(leaf))
+        if self.selection is None:
+            return values
+        order = self.options.order(self.length, self.block, 0)
+        indices, _ = fixed.at(np.arange(self.length, dtype=np.int64), order)
+        return [values[index] for index in indices.tolist()] if isinstance(values, list) else values[indices]
 
     def plan(self, ranks: Ranks, workers: Workers, *, seed: int | None = None) -> Plan:
         """Begin a pass: go on from a loaded state if there is one for it, else read a whole epoch.
@@ -300,6 +334,22 @@ class StreamReader:
         """
         self.epochs.set(epoch)
 
+    def _fixed(self) -> Selection:
+        if self.selection is None:
+            return Whole(len(self.records))
+        if not self.selection.is_fixed:
+            raise ConfigError(
+                "what is weighted or mixed is drawn anew in every epoch, so that nothing can be selected from it: "
+                "select before weighting, and say how many samples are drawn by num_samples, choose or epoch_size"
+            )
+        return self.selection
+
+    def _of(self, selection: Selection) -> StreamReader:
+        pipeline = self.pipeline
+        reader = StreamReader(self.records, pipeline.steps_for, self.options, pipeline.collate_fn, selection=selection)
+        reader.pipeline = pipeline
+        return reader
+
     def _start(self, epoch: int, seed: int | None = None) -> OrderState:
         """The beginning of an epoch; with a seed of its own it is number 0."""
         epoch = epoch if seed is None else 0
@@ -348,6 +398,20 @@ class StreamReader:
         return self._loaded(self.epochs.peek()) if self._own is None else self._own
 
 
-def open_records(paths: PathLike | Iterable[PathLike], db_cfg: object) -> Records:
-    """Open files by path, pattern, or a list of these."""
-    return Records(expand(paths), LMDBConfig.of(db_cfg))
+def open_records(paths: Paths, db_cfg: object, epoch_size: int | None = None) -> tuple[Records, Selection | None]:
+    """Open files by path, pattern, part, or a list of these, and say what an epoch is made of, if there are parts.
+
+    Raises:
+        ConfigError: As `count_parts` raises, or `epoch_size` is given without parts.
+    """
+    given = [paths] if isinstance(paths, str | os.PathLike | Part) else list(paths)
+    if not any(isinstance(path, Part) for path in given):
+        if epoch_size is not None:
+            raise ConfigError("epoch_size needs parts with proportions: lmdbpipe.Part(path, proportion=...)")
+        return Records(expand([path for path in given if not isinstance(path, Part)]), LMDBConfig.of(db_cfg)), None
+    parts = [path if isinstance(path, Part) else Part(path, repeat=1) for path in given]
+    files = [expand(part.path) for part in parts]
+    records = Records([path for found in files for path in found], LMDBConfig.of(db_cfg))
+    databases = iter(records.databases)
+    lengths = tuple(sum(next(databases).manifest.length for _ in found) for found in files)
+    return records, Mixture(lengths, count_parts(parts, lengths, epoch_size))

@@ -7,22 +7,20 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from lmdbpipe.device import Transfer
 from lmdbpipe.errors import ConfigError
-from lmdbpipe.order import BaseOrder, Batch, Dealing, OrderState, Segments, Uneven
-from lmdbpipe.pipeline import Pipeline
+from lmdbpipe.order import BaseOrder, Batch, Dealing, OrderState, Segments, Selection, Uneven
+from lmdbpipe.pipeline import Keys, Pipeline
 from lmdbpipe.prefetch import map_ahead
 from lmdbpipe.records import Indices
 from lmdbpipe.ring import share, travels
 from lmdbpipe.world import Ranks, Workers
 
-Int64Array: TypeAlias = npt.NDArray[np.int64]
 _AHEAD_BYTES = 32 * 1024**2
 """How far ahead of the reading the kernel is asked to read."""
 _AHEAD_BATCHES = 64
@@ -101,7 +99,7 @@ class Plan:
         state: Where the epoch stood when it was dealt.
         order: The epoch's order.
         dealing: The part of it that this worker reads.
-        selection: The samples that the order is over; None for all.
+        selection: Which samples stand at the places that the order is over; None for all, once each.
         first: How many of its own items it has read before.
         ended: Whether it has read all, and been told so.
     """
@@ -109,7 +107,7 @@ class Plan:
     state: OrderState
     order: BaseOrder
     dealing: Dealing
-    selection: Int64Array | None = None
+    selection: Selection | None = None
     first: int = 0
     ended: bool = False
 
@@ -127,8 +125,8 @@ class Progress:
         return self.plan.state.after(self.plan.dealing, self.done, finished=self.finished)
 
 
-Request = tuple[Indices, Batch]
-"""Samples to read together, and where in the order they stand."""
+Request = tuple[Indices, Batch, Keys]
+"""Samples to read together, where in the order they stand, and what their draws are a function of."""
 
 
 class Pass(Iterator[Any]):
@@ -188,8 +186,8 @@ class Pass(Iterator[Any]):
         seed, epoch = plan.order.seed, plan.order.epoch
 
         def read(request: Request) -> Any:
-            indices, batch = request
-            item = self.pipeline.batch(indices, seed, epoch)
+            indices, batch, keys = request
+            item = self.pipeline.batch(indices, seed, epoch, keys)
             return (item, torch.from_numpy(batch.mask())) if self._with_mask else item
 
         options = self.pipeline.options
@@ -200,10 +198,13 @@ class Pass(Iterator[Any]):
             yield from map(share, batches) if travels() else batches
 
     def _samples(self, plan: Plan) -> Iterator[Any]:
-        for indices, batch in requests(self.pipeline, plan):
+        for indices, batch, keys in requests(self.pipeline, plan):
             mask = batch.mask()
             for row in range(len(indices)):
-                (sample,) = self.pipeline.seeded_samples(indices[row : row + 1], plan.order.seed, plan.order.epoch)
+                one = slice(row, row + 1)
+                (sample,) = self.pipeline.seeded_samples(
+                    indices[one], plan.order.seed, plan.order.epoch, keys if keys is None else keys[one]
+                )
                 yield (sample, bool(mask[row])) if self._with_mask else sample
 
 
@@ -218,9 +219,9 @@ def requests(pipeline: Pipeline, plan: Plan) -> Iterator[Request]:
     count = max(1, min(_AHEAD_BATCHES, _AHEAD_BYTES // size))
     seen: dict[tuple[int, int], None] = {}
     ahead: collections.deque[Request] = collections.deque()
-    given = ((_indices(plan, item), item) for item in items)
+    given = (_request(plan, item, len(records)) for item in items)
     while group := list(itertools.islice(given, max(1, count // _ADVISED_TOGETHER))):
-        records.advise(_together([indices for indices, _ in group]), seen)
+        records.advise(_together([indices for indices, _, _ in group]), seen)
         if len(seen) > 2 * _SEEN_CHUNKS:
             seen = dict.fromkeys(itertools.islice(seen, _SEEN_CHUNKS, None))
         ahead.extend(group)
@@ -239,11 +240,11 @@ def _together(parts: list[Indices]) -> Indices:
     return range(parts[0][0], parts[-1][-1] + 1) if follow else np.concatenate(parts)
 
 
-def _indices(plan: Plan, item: Batch) -> Indices:
-    """The samples of an item; as a range where they are consecutive."""
+def _request(plan: Plan, item: Batch, length: int) -> Request:
+    """What is to be read for an item, of some length of all; as a range where samples are consecutive."""
     if plan.selection is not None:
-        selected: Int64Array = plan.selection[item.indices(plan.order)]
-        return selected
+        indices, numbers = plan.selection.at(item.indices(plan.order), plan.order)
+        return indices, item, numbers if numbers is None else numbers * length + indices
     if plan.order.shuffle or len(item.ranges) != 1:
-        return item.indices(plan.order)
-    return range(*item.ranges[0])
+        return item.indices(plan.order), item, None
+    return range(*item.ranges[0]), item, None

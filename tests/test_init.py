@@ -19,6 +19,7 @@ def test_public_names_are_pinned() -> None:
         "LMDBReader",
         "LMDBWriter",
         "LMDB_config",
+        "Part",
         "build",
     } <= set(lmdbpipe.__all__)
     assert all(getattr(lmdbpipe, name).__doc__ for name in lmdbpipe.__all__)
