@@ -8,15 +8,16 @@ import pickle
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from lmdbpipe import LMDBIterableDataset, LMDBReader, merge_states
+from lmdbpipe import LMDBIterableDataset, LMDBReader, Part, merge_states
 from lmdbpipe.errors import StateError
 from lmdbpipe.nodes import LMDBNode
-from lmdbpipe.order import BaseOrder
+from lmdbpipe.order import BaseOrder, Mixture, Repeated, Selection, Whole, choose, draw
 
 from .conftest import FileOf
 from .helpers import as_worker
@@ -25,24 +26,51 @@ LENGTH, CHUNK, BUFFER, SEED = 29, 7, 10, 5
 FACES = ("iterable", "workers", "pipe", "node", "pickled")
 Step = list[list[int]]
 SETTINGS = settings(
-    max_examples=40,
+    max_examples=80,
     stateful_step_count=40,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.target],  # shrinking would take minutes
 )
 
 
+AGAIN = [*range(20), *range(5), 3, 3, 3, 8]
+SHARES = (9, 20)
+"""How many samples an epoch has of the file, and of the file again."""
+ORDERS: dict[str, tuple[Selection, int]] = {
+    "whole": (Whole(LENGTH), CHUNK),
+    "chosen": (choose(Whole(LENGTH), np.array(AGAIN)), CHUNK),
+    "repeated": (choose(Repeated(Whole(LENGTH), 2), np.arange(20, 49)), CHUNK // 2),
+    "weighted": (draw(Whole(LENGTH), range(LENGTH), LENGTH), CHUNK),
+    "mixed": (Mixture((LENGTH, LENGTH), SHARES), CHUNK // 2),
+}
+"""What epochs are made of, and how many samples of it lie together."""
+
+
 @functools.cache
-def order_of(epoch: int) -> list[int]:
-    """The order of an epoch."""
-    order = BaseOrder(length=LENGTH, shuffle=True, seed=SEED, epoch=epoch, block=CHUNK, buffer_size=BUFFER)
-    return order.indices(0, LENGTH).tolist()  # type: ignore[no-any-return]
+def order_of(kind: str, epoch: int) -> list[int]:
+    """The samples of an epoch, in order."""
+    selection, block = ORDERS[kind]
+    order = BaseOrder(length=LENGTH, shuffle=True, seed=SEED, epoch=epoch, block=block, buffer_size=BUFFER)
+    return (selection.at(order.indices(0, LENGTH), order)[0] % LENGTH).tolist()  # type: ignore[no-any-return]
+
+
+def stream(path: str, kind: str, **options: Any) -> LMDBIterableDataset:
+    """A stream whose epochs are made so."""
+    if kind == "mixed":
+        return LMDBIterableDataset([Part(path, choose=share) for share in SHARES], **options)
+    made = LMDBIterableDataset(path, **options)
+    if kind == "chosen":
+        return made.subset(AGAIN)
+    if kind == "repeated":
+        return made.repeat(2).subset(range(20, 49))
+    return made.weighted(range(LENGTH)) if kind == "weighted" else made
 
 
 class Model:
     """What readers must do: a position in an epoch's order, from which all ranks together take steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
         self.epoch = 0
         self.position = 0
         self.begun = False
@@ -52,23 +80,32 @@ class Model:
         left = LENGTH - self.position
         size = min(batch_size, -(-left // world_size))
         stop = min(self.position + size * world_size, LENGTH)
-        taken = order_of(self.epoch)[self.position : stop]
+        order = order_of(self.kind, self.epoch)
+        taken = order[self.position : stop]
         self.position = stop
-        taken += (order_of(self.epoch) * world_size)[: size * world_size - len(taken)]
+        taken += (order * world_size)[: size * world_size - len(taken)]
         return [taken[rank * size : (rank + 1) * size] for rank in range(world_size)] if size else []
+
+
+def make(path: str, kind: str, face: str, **options: Any) -> Any:
+    """A reader of one rank; a pipe takes files and parts, and the iterable face stands in where more is chosen."""
+    if face == "pipe" and kind in ("whole", "mixed"):
+        parts = path if kind == "whole" else [Part(path, choose=share) for share in SHARES]
+        return LMDBReader(parts, **options)
+    made = stream(path, kind, **options)
+    return LMDBNode(made) if face == "node" else made
 
 
 class Readers:
     """All ranks of one face, and how they are stepped, saved and loaded."""
 
-    def __init__(self, path: str, face: str, world_size: int, batch_size: int, num_workers: int) -> None:
+    def __init__(self, path: str, kind: str, face: str, world_size: int, batch_size: int, num_workers: int) -> None:
         self.face = face
         self.world_size = world_size
         self.batch_size = batch_size
         self.num_workers = num_workers if face == "workers" else 0
-        kind: Any = {"pipe": LMDBReader, "node": LMDBNode}.get(face, LMDBIterableDataset)
         self.ranks = [
-            kind(path, batch_size=batch_size, shuffle=True, buffer_size=BUFFER, seed=SEED, rank=rank,
+            make(path, kind, face, batch_size=batch_size, shuffle=True, buffer_size=BUFFER, seed=SEED, rank=rank,
                  world_size=world_size) for rank in range(world_size)
         ]  # fmt: skip
         self.iterators: list[list[Iterator[Any]]] = []
@@ -133,11 +170,11 @@ class Machine(RuleBasedStateMachine):
 
     layouts = st.tuples(st.sampled_from(FACES), st.integers(1, 4), st.integers(1, 9), st.integers(1, 3))
 
-    @initialize(layout=layouts)
-    def start(self, layout: tuple[str, int, int, int]) -> None:
+    @initialize(layout=layouts, kind=st.sampled_from(list(ORDERS)))
+    def start(self, layout: tuple[str, int, int, int], kind: str) -> None:
         """Make readers that have not begun."""
-        self.model = Model()
-        self.readers = Readers(self.path, *layout)
+        self.model = Model(kind)
+        self.readers = Readers(self.path, kind, *layout)
 
     @rule(steps=st.integers(1, 4))
     def read(self, steps: int) -> None:
@@ -164,7 +201,7 @@ class Machine(RuleBasedStateMachine):
         state = json.loads(json.dumps(self.readers.save(rank % self.readers.world_size)))
         if not state["finished"]:
             assert (state["epoch"], state["position"]) == (self.model.epoch, self.model.position)
-        self.readers = Readers(self.path, *layout)
+        self.readers = Readers(self.path, self.model.kind, *layout)
         if state["finished"] and self.readers.face == "node":
             self.readers.set_epoch(self.model.epoch)  # a node would stand at the end, as its Loader wants it
         else:
