@@ -104,7 +104,7 @@ class EpochCounter:
         """The state that was loaded for a pass."""
         if int(self._cells[_LOADED]) != epoch:
             return None
-        return self._state[: self._cells[_SIZE]].tobytes()
+        return bytes(self._state[: self._cells[_SIZE]])
 
     @property
     def seed(self) -> int | None:

@@ -25,8 +25,6 @@ Indices: TypeAlias = npt.NDArray[np.int64] | range
 """Samples: any, as int64 ``[n]``; or consecutive ones, which are copied as one."""
 _POOLED_BYTES = 16 * 1024**2
 """From here on memory is dear: the allocator maps it anew for every batch, page by page."""
-_SHARED_BYTES = 64 * 1024
-"""From here on it pays to share a copy among torch's threads, where there are several."""
 _EVERYWHERE = np.empty(0, np.int64)
 
 
@@ -64,6 +62,7 @@ class Records:
             self.schema.structure.kind in ("tuple", "list") and set(self.schema.structure.paths) == flat_paths
         )
         self._dense = [self._dense_leaf(leaf) for leaf in range(len(self.schema.codecs))]
+        self._raw: dict[tuple[int, int], _DenseLeaf] = {}
         self._gathers = [
             dense[0].gather if dense is not None and len(dense) == 1 else functools.partial(self.leaf_batch, leaf)
             for leaf, dense in enumerate(self._dense)
@@ -160,7 +159,10 @@ class Records:
         column = codec.dense()
         if column is None or codec.palette:
             return _ragged_images(database, leaf, codec, local)
-        memory, offsets = _DenseLeaf(database, leaf, column).offsets(local)
+        dense = self._raw.get((number, leaf))
+        if dense is None:
+            dense = self._raw[number, leaf] = _DenseLeaf(database, leaf, column)
+        memory, offsets = dense.offsets(local)
         return RawImages(memory, offsets, codec.size or (0, 0), codec.mode or "", codec.layout)
 
     def images(self, leaf: int, indices: Indices) -> list[Any]:
@@ -265,6 +267,9 @@ def _join(schema: Schema, database: Database) -> Schema:
 class _DenseLeaf:
     """One dense leaf of one file, ready to be copied out of the map."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_windows": (None, np.empty(0, np.uint8))}
+
     def __init__(self, database: Database, leaf: int, column: Column) -> None:
         self.database = database
         self.codec = database.manifest.schema.codecs[leaf]
@@ -273,6 +278,7 @@ class _DenseLeaf:
         self.dtype = torch.from_numpy(np.empty(0, column.dtype)).dtype
         self.row_bytes = column.row_bytes or 0
         self._chunk_length = database.manifest.chunk_length
+        self._windows: tuple[Array | None, Array] = (None, np.empty(0, np.uint8))
         self.shape = column.shape or ()
         sizes = range(1, len(self.shape) + 2)
         batch = self.codec.stack(torch.empty(tuple(sizes), dtype=self.dtype))
@@ -291,13 +297,26 @@ class _DenseLeaf:
             return self.codec.stack(self._fill(POOL.empty((len(indices), *self.shape), self.dtype), indices))
         if size >= _POOLED_BYTES:
             return self._fill(POOL.empty((len(indices), *self.shape), self.dtype), indices).permute(self._axes)
-        if isinstance(indices, range) and (size < _SHARED_BYTES or torch.get_num_threads() == 1):
+        if isinstance(indices, range):
             pieces = self._runs(indices)
             rows = pieces[0].copy() if len(pieces) == 1 else np.concatenate(pieces)
         else:
-            rows = np.empty((len(indices), *self.shape), self.column.dtype)  # comes faster than torch's memory
-            self._fill(torch.from_numpy(rows), indices)
-        return torch.from_numpy(rows.transpose(self._axes))
+            rows = self._pick(indices)
+        return torch.from_numpy(rows.transpose(self._axes))  # NumPy's memory comes faster than torch's at such sizes
+
+    def _pick(self, indices: npt.NDArray[np.int64]) -> Array:
+        """Copy rows from anywhere: NumPy's indexing of all places where a row could begin."""
+        shape = (len(indices), *self.shape)
+        if not len(indices) or not self.row_bytes:
+            return np.empty(shape, self.column.dtype)
+        chunks, rows = np.divmod(indices, self._chunk_length)
+        addresses = self.database.addresses(chunks, self.index, self.column)
+        base, memory = self.database.memory()
+        if self._windows[0] is not memory:
+            places = (len(memory) - self.row_bytes + 1, self.row_bytes)
+            self._windows = memory, np.lib.stride_tricks.as_strided(memory, places, (1, 1))
+        picked: Array = self._windows[1][addresses - base + rows * self.row_bytes]
+        return picked.view(self.column.dtype).reshape(shape)
 
     def _fill(self, out: torch.Tensor, indices: Indices) -> torch.Tensor:
         """Copy rows into memory of their shape; torch shares such work among its threads."""

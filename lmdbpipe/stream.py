@@ -24,7 +24,7 @@ from lmdbpipe.world import Ranks, Workers
 _AHEAD_BYTES = 32 * 1024**2
 """How far ahead of the reading the kernel is asked to read."""
 _AHEAD_BATCHES = 64
-_ADVISED_TOGETHER = 8
+_ADVISED_TOGETHER = 4
 """Into how many pieces what lies ahead is cut: to ask for each batch by itself costs as much as to find its samples."""
 _RUN = 256
 """Samples that are read ahead together where there is no batch size."""
@@ -234,10 +234,10 @@ def _together(parts: list[Indices]) -> Indices:
     """Join the samples of some batches; as a range where they follow each other."""
     if len(parts) == 1:
         return parts[0]
-    follow = all(isinstance(part, range) for part in parts) and all(
-        before[-1:] == range(after.start - 1, after.start) for before, after in itertools.pairwise(parts)
-    )
-    return range(parts[0][0], parts[-1][-1] + 1) if follow else np.concatenate(parts)
+    runs = [part for part in parts if isinstance(part, range)]
+    if len(runs) == len(parts) and all(before.stop == after.start for before, after in itertools.pairwise(runs)):
+        return range(runs[0].start, runs[-1].stop)
+    return np.concatenate(parts)
 
 
 def _request(plan: Plan, item: Batch, length: int) -> Request:

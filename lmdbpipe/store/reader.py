@@ -6,7 +6,7 @@ import ctypes
 import os
 import struct
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Database:
         self._rows: dict[int, tuple[Rows, ...]] = {}
         self._views: dict[tuple[int, int], Array] = {}
         self._addresses: dict[int, npt.NDArray[np.int64]] = {}
+        self._memory: tuple[int, npt.NDArray[np.uint8]] | None = None
         self._anchor = (0, 0)
         """A chunk, and where in the file it begins, but for the few pages before the first."""
         self.manifest = self._read_manifest()
@@ -115,8 +116,7 @@ class Database:
             array = self.column(chunk, index, column)
             if array.nbytes:
                 address = int(self.addresses(np.array([chunk]), index, column)[0])
-                memory = (ctypes.c_uint8 * array.nbytes).from_address(address)
-                array = np.frombuffer(memory, array.dtype).reshape(array.shape)
+                array = _bytes_at(address, array.nbytes).view(array.dtype).reshape(array.shape)
             view = self._views[chunk, index] = array
         return view
 
@@ -139,6 +139,16 @@ class Database:
             addresses = table[chunks]
         return addresses
 
+    def memory(self) -> tuple[int, npt.NDArray[np.uint8]]:
+        """Give an address, and bytes from there on that hold all of the map, with much around it that nobody reads."""
+        self._open()
+        if self._memory is None:
+            any_address = next(int(table.max()) for table in self._addresses.values() if table.max() > 0)
+            base = any_address - self.manifest.totals["file_bytes"]
+            size = 2 * self.manifest.totals["file_bytes"]
+            self._memory = base, _bytes_at(base, size)
+        return self._memory
+
     def steps(self, first: int, last: int) -> range:
         """Number the steps of 1 MiB of the file that hold the chunks from `first` to `last`.
 
@@ -151,14 +161,18 @@ class Database:
         low, high = place + (first - chunk) * stride, place + (last + 1 - chunk) * stride
         return range(max(int(low), 0) // _STEP, min(int(high), size - 1) // _STEP + 1)
 
-    def advise(self, steps: Iterable[int]) -> None:
+    def advise(self, steps: Sequence[int]) -> None:
         """Ask the kernel to bring in steps of the file, where the system can be asked (Linux) and has not got them.
 
-        Linux cuts a longer request to about a step, so each is asked for by itself.
+        Linux cuts a longer request to about a step, so each is asked for by itself. What lies between two steps that it
+        has got is taken to be there, too: to look costs a system call.
         """
         if not hasattr(os, "posix_fadvise"):
             return
         descriptor = self._open().descriptor(self.path)
+        ends = (steps[0], steps[-1])
+        if ends[1] - ends[0] == len(steps) - 1 and all(_is_cached(descriptor, step * _STEP) for step in ends):
+            return
         for step in steps:
             if not _is_cached(descriptor, step * _STEP):
                 os.posix_fadvise(descriptor, step * _STEP, _STEP, os.POSIX_FADV_WILLNEED)
@@ -209,7 +223,7 @@ class Database:
                     return self._environment  # another thread was first
                 opened = environment.acquire(self.path, self.config)
                 self._rows, self._addresses, self._anchor = {}, {}, (0, 0)
-                self._views = {}
+                self._views, self._memory = {}, None
                 self._generation = environment.generation()
                 self._finalizer = weakref.finalize(self, _release, opened, self._generation)
                 self._environment = opened  # last: other threads look at it without the lock
@@ -233,6 +247,11 @@ class Database:
 def _release(opened: environment.Environment, generation: int) -> None:
     if generation == environment.generation():
         environment.release(opened)
+
+
+def _bytes_at(address: int, size: int) -> npt.NDArray[np.uint8]:
+    """View some bytes of this process's memory; nobody keeps them there."""
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
 
 def _is_cached(descriptor: int, offset: int) -> bool:
