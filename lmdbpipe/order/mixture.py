@@ -26,7 +26,7 @@ import xxhash
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.order._check import LENGTH_LIMIT, whole
 from lmdbpipe.order.base import BaseOrder
-from lmdbpipe.order.permute import Int64Array, Purpose
+from lmdbpipe.order.permute import Int64Array, Purpose, Uint64Array
 from lmdbpipe.order.selection import Picked
 from lmdbpipe.order.words import words_at
 
@@ -80,25 +80,29 @@ class Mixture:
 
     def at(self, places: Int64Array, order: BaseOrder) -> Picked:
         """Find each place's part, copy and sample."""
-        lengths, starts, firsts = self._tables
+        lengths, counts, starts, firsts = self._tables
         if order.shuffle:
             parts = np.searchsorted(firsts, places, side="right") - 1
             offsets = places - firsts[parts]
         else:
             parts, offsets = self._in_turn(places)
         numbers, rows = np.divmod(offsets, lengths[parts])
-        for part in np.unique(parts).tolist():
-            copies, rest = divmod(self.counts[part], self.lengths[part])
-            where = np.flatnonzero((parts == part) & (numbers == copies))
-            if where.size:
-                rows[where] = spread(rows[where], self.lengths[part], rest, order=order, stream=part)
+        where = np.flatnonzero(numbers == counts[parts] // lengths[parts])
+        if where.size:
+            own = parts[where]
+            rests = counts[own] % lengths[own]
+            # Each place has a word of its own, and so has each part.
+            settings: dict[str, Any] = {"purpose": Purpose.PARTS, "seed": order.seed, "epoch": order.epoch}
+            words = words_at(firsts[own] + offsets[where], stream=0, **settings)
+            turns = words_at(own, stream=1, **settings)
+            rows[where] = _spread(rows[where], lengths[own], rests, words, turns)
         return starts[parts] + rows, numbers
 
     @cached_property
-    def _tables(self) -> tuple[Int64Array, Int64Array, Int64Array]:
-        """Each part's length, its first sample, and the first of its places where parts lie one after the other."""
+    def _tables(self) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
+        """Each part's length and count, its first sample, and the first of its places where parts lie in a row."""
         lengths, counts = (np.array(numbers, dtype=np.int64) for numbers in (self.lengths, self.counts))
-        return lengths, np.cumsum(lengths) - lengths, np.cumsum(counts) - counts
+        return lengths, counts, np.cumsum(lengths) - lengths, np.cumsum(counts) - counts
 
     def _in_turn(self, places: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Find each place's part, and its number among the places of that part, where parts come in turn."""
@@ -126,28 +130,26 @@ def _taken(numbers: Int64Array, count: int, total: int) -> tuple[Int64Array, npt
     return before.astype(np.int64), (after > before).astype(np.bool_)
 
 
-def spread(numbers: Int64Array, length: int, count: int, *, order: BaseOrder, stream: int) -> Int64Array:
-    """Draw ``count`` of ``length`` samples without replacement, each with the same chance, in order but for one wrap.
+def _spread(
+    numbers: Int64Array, lengths: Int64Array, counts: Int64Array, words: Uint64Array, turns: Uint64Array
+) -> Int64Array:
+    """Draw ``counts`` of ``lengths`` samples without replacement, each with the same chance, in order but for one wrap.
 
     Args:
-        numbers: Which of the draws are wanted: int64 ``[n]``, each from 0 to ``count - 1``.
-        length: Samples to draw from.
-        count: Draws, from 1 to ``length``.
-        order: Its seed and epoch decide.
-        stream: Tells several such draws of one epoch apart.
+        numbers: Which of its part's draws each is: int64 ``[n]``, from 0 to ``counts - 1``.
+        lengths: Samples that its part has, int64 ``[n]``.
+        counts: Draws of its part, int64 ``[n]``, from 1 to ``lengths``.
+        words: A random word for each draw, uint64 ``[n]``.
+        turns: A random word for each draw's part, uint64 ``[n]``.
 
     Returns:
-        int64 ``[n]``, each from 0 to ``length - 1``.
+        int64 ``[n]``, each from 0 to ``lengths - 1``.
     """
-    settings: dict[str, Any] = {
-        "purpose": Purpose.PARTS, "seed": order.seed, "epoch": order.epoch, "stream": stream,
-    }  # fmt: skip
-    size, longer = divmod(length, count)  # the first stretches are longer by one
-    sizes = size + (numbers < longer)
-    inside = words_at(numbers + 1, **settings) % sizes.astype(np.uint64)
-    turn = words_at(np.zeros(1, dtype=np.int64), **settings) % np.uint64(length)
-    starts = numbers * size + np.minimum(numbers, longer)
-    return (starts + inside.view(np.int64) + turn.view(np.int64)) % length
+    sizes, longer = np.divmod(lengths, counts)  # the first stretches are longer by one
+    starts = numbers * sizes + np.minimum(numbers, longer)
+    inside = (words % (sizes + (numbers < longer)).astype(np.uint64)).view(np.int64)
+    turned: Int64Array = (turns % lengths.astype(np.uint64)).view(np.int64)
+    return (starts + inside + turned) % lengths
 
 
 def apportion(total: int, proportions: Sequence[float]) -> tuple[int, ...]:
