@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import subprocess
 import time
@@ -10,15 +9,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from lmdbpipe.machine import drop_cache
+
+from .built import build, forget
 from .contender import Job, Kind
 from .contenders.ours import FILE, LMDBPipe
 from .data import Images
-from .machine import drop_cache
 from .probe import Request
 from .rows import Measure, Row
 from .setting import Setting
-
-log = logging.getLogger(__name__)
 
 _TITLE = "cold cache, sequential"
 _BLOCK = 1 << 20
@@ -32,19 +31,25 @@ def measure_cold(setting: Setting, source: Images) -> None:
     """Build the file, then let everybody read it in turns, dropping it from the page cache before each."""
     if not any(contender.kind == "ours" for contender in setting.contenders):
         return
-    folder = setting.work / "cold"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    long_source, folder = _long(source, setting.plan.cold_bytes), _cold_folder(setting, source)
     try:
-        long_source = _long(source, setting.plan.cold_bytes)
-        log.info("building %d images for the cold measurement", len(long_source))
-        LMDBPipe().build(long_source, folder)
+        prepare_cold(setting, source)
     except Exception as error:
         setting.table.failed.append((_TITLE, LMDBPipe.name, f"{type(error).__name__}: {error}"))
     else:
         _take_turns(setting, folder / FILE, _readers(setting, long_source, folder))
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not setting.keep:
+            forget(folder)
+
+
+def prepare_cold(setting: Setting, source: Images) -> None:
+    """Build the file that is read."""
+    build(LMDBPipe(), _long(source, setting.plan.cold_bytes), _cold_folder(setting, source))
+
+
+def _cold_folder(setting: Setting, source: Images) -> Path:
+    return setting.work / f"cold-{len(_long(source, setting.plan.cold_bytes))}" / LMDBPipe.folder
 
 
 def _long(source: Images, size: int) -> Images:

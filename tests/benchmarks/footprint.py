@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Literal
 
+from .built import build, forget
 from .contender import Contender, Job, Unsupported
 from .data import Images, Source
 from .probe import Request
@@ -30,6 +30,7 @@ class Footprint:
         self.work = setting.work
         self.table = setting.table
         self.prober = setting.prober
+        self.keep = setting.keep
         self.job = Job(batch_size=data.batch_size, buffer_size=setting.plan.buffer_size)
 
     def first_batch(self, source: Source, folders: dict[str, Path]) -> None:
@@ -44,7 +45,6 @@ class Footprint:
         """MiB of own memory while streaming, and the same over a longer dataset for some."""
         times = self.plan.memory_growth
         title, longer = f"{self.data.title}, memory of a stream", f"{self.data.title}, memory, {times} times the images"
-        long_source = Images(source.path, times * len(source))
         for contender in self.contenders:
             if contender.name not in folders:
                 continue
@@ -52,22 +52,34 @@ class Footprint:
             self._add(self._measure("memory", title, "MiB"), contender, [value / 2**20 for value in short])
             if contender.name not in _GROWTH or not short:
                 continue
-            log.info("building %d times as many with %s", times, contender.name)
-            folder = self.work / f"{self.data.key}-long" / contender.folder.replace(" ", "-")
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
             try:
-                contender.build(long_source, folder)
-                long = self._ask("memory", longer, contender, (long_source, folder))
+                long = self._ask("memory", longer, contender, self.build_long(source, contender))
             except Exception as error:
                 self.table.failed.append((longer, contender.name, f"{type(error).__name__}: {error}"))
                 continue
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                if not self.keep:
+                    forget(self._long_folder(contender))
             self._add(self._measure("memory-long", longer, "MiB"), contender, [value / 2**20 for value in long])
             if len(long) == len(short):
                 growth = [after / max(before, 1.0) for after, before in zip(long, short, strict=True)]
                 self._add(self._measure("memory-growth", f"{longer}, growth", "times"), contender, growth)
+
+    def prepare(self, source: Images) -> None:
+        """Build the longer datasets."""
+        for contender in self.contenders:
+            if contender.name in _GROWTH:
+                self.build_long(source, contender)
+
+    def build_long(self, source: Images, contender: Contender) -> tuple[Images, Path]:
+        """Build the longer dataset with one contender."""
+        long_source, folder = Images(source.path, self.plan.memory_growth * len(source)), self._long_folder(contender)
+        build(contender, long_source, folder)
+        return long_source, folder
+
+    def _long_folder(self, contender: Contender) -> Path:
+        length = self.plan.memory_growth * self.data.count
+        return self.work / f"{self.data.key}-{length}" / contender.folder.replace(" ", "-")
 
     def _ask(
         self, what: Literal["first-batch", "memory"], title: str, contender: Contender, built: tuple[Source, Path]

@@ -1,15 +1,12 @@
-"""What the machine is, what a process has in memory, what is cached of a file. Where only Linux knows, else None."""
+"""What the machine is, what a dataset takes on disk, what a process has used; a deadline, and quiet from garbage."""
 
 from __future__ import annotations
 
 import gc
-import importlib
 import importlib.metadata
 import os
 import platform
 import signal
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +30,6 @@ _PACKAGES = (
     "array-record",
 )
 _BLOCK = 512  # st_blocks counts these, whatever the file system's own blocks are
-_PROBES = 256
-_DROPS = 10
-_DROP_SECONDS = 0.1
 
 
 def describe() -> dict[str, str]:
@@ -72,63 +66,10 @@ def disk_usage(folder: Path) -> int:
     return sum(stat.st_blocks * _BLOCK if hasattr(stat, "st_blocks") else stat.st_size for stat in stats)
 
 
-def own_memory() -> int | None:
-    """Bytes of memory that are this process's own: not the pages of files that it maps. None where unknown."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    try:
-        return sum(int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem")) << 10
-    except KeyError:
-        return None
-
-
 def processor_seconds() -> float:
     """Processor time of this process so far, its threads and its ended children included."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
-
-
-def peak_memory() -> int:
-    """Bytes of the process's largest resident size so far, file mappings included."""
-    resource = importlib.import_module("resource")
-    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak << 10
-
-
-def drop_cache(path: Path) -> float | None:
-    """Ask the kernel to forget a file that nobody maps; the part still cached after that, or None where unknown."""
-    if not hasattr(os, "posix_fadvise"):
-        return None
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # dirty pages are not dropped
-        for _ in range(_DROPS):  # nor are, the first time, those that the kernel is still busy with
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            cached = _cached(descriptor)
-            if not cached:
-                break
-            time.sleep(_DROP_SECONDS)
-        return cached
-    finally:
-        os.close(descriptor)
-
-
-def _cached(descriptor: int) -> float | None:
-    """The part of some evenly spread places of a file that can be read without waiting for the disk."""
-    if not hasattr(os, "RWF_NOWAIT"):
-        return None
-    size, found = os.fstat(descriptor).st_size, 0
-    for probe in range(_PROBES):
-        try:
-            found += os.preadv(descriptor, [bytearray(1)], size * probe // _PROBES, os.RWF_NOWAIT)
-        except BlockingIOError:
-            continue
-        except OSError:
-            return None  # the file system cannot tell
-    return found / _PROBES
 
 
 @contextmanager

@@ -23,11 +23,13 @@ from typing import Any, Literal
 
 import torch
 
+from lmdbpipe.machine import own_memory, peak_memory
+
 from .contender import Job, Reader, Unsupported
 from .contenders import CONTENDERS
 from .contenders.ours import stream
 from .data import Source
-from .machine import deadline, own_memory, peak_memory
+from .machine import deadline
 
 _ENOUGH_SECONDS = 20.0  # repeats end here, so that a contender that compiles for seconds is not asked 21 times
 
@@ -144,7 +146,7 @@ def _open(request: Request) -> Reader:
 
 def _memory() -> int:
     own = own_memory()
-    return peak_memory() if own is None else own
+    return (peak_memory() or 0) if own is None else own
 
 
 def _sizes(request: Request) -> Iterator[int]:

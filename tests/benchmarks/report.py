@@ -7,7 +7,7 @@ import json
 import statistics
 from collections.abc import Mapping
 
-from .rows import Row, Table
+from .rows import Measure, Row, Table
 from .workloads import TARGETS, Target
 
 
@@ -20,10 +20,8 @@ def as_markdown(table: Table, machine: Mapping[str, str]) -> str:
         "cores are processor seconds in a second.",
         _figures(table),
     ]
-    targets = [_target(target, table) for target in TARGETS]
-    known = [line for line in targets if line is not None]
-    if known:
-        parts += ["## Targets", "| target | measured | met |\n| --- | ---: | --- |\n" + "\n".join(known)]
+    targets = "\n".join(_target(target, table) for target in TARGETS)
+    parts += ["## Targets", f"| target | measured | met |\n| --- | ---: | --- |\n{targets}"]
     if table.missing:
         parts += ["## Missing", "\n".join(f"- {name}: {reason}" for name, reason in table.missing)]
     if table.failed:
@@ -38,6 +36,14 @@ def as_markdown(table: Table, machine: Mapping[str, str]) -> str:
 def as_json(table: Table, machine: Mapping[str, str]) -> str:
     """Every value of every round."""
     return json.dumps({"machine": dict(machine), **dataclasses.asdict(table)}, indent=1, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str) -> tuple[Table, dict[str, str]]:
+    """Read what [as_json][] wrote: the table, and the machine."""
+    data = json.loads(text)
+    rows = [Row(**{**row, "measure": Measure(**row["measure"])}) for row in data["rows"]]
+    lists = {name: [tuple(entry) for entry in data[name]] for name in ("refused", "failed", "missing")}
+    return Table(rows, notes=data["notes"], **lists), data["machine"]
 
 
 def number(value: float) -> str:
@@ -66,17 +72,16 @@ def _figures(table: Table) -> str:
     return "\n".join(lines)
 
 
-def _target(target: Target, table: Table) -> str | None:
-    """A line on one target, or None where its rows were not measured."""
-    row = table.find(target.measure, target.contender)
-    if row is None:
-        return None
-    if target.limit is not None:
-        text = f"{row.measure.title}: {row.contender} at most {target.limit:g} {row.measure.unit}"
-        return f"| {text} | {number(row.median)} {row.measure.unit} | {_yes(row.median <= target.limit)} |"
-    other = _opponent(target, table)
+def _target(target: Target, table: Table) -> str:
+    """A line on one target."""
+    row, other = table.find(target.measure, target.contender), _opponent(target, table)
+    if row is None or (target.limit is None and other is None):
+        least = f"at most {target.limit:g}" if target.limit is not None else f"at least {target.factor:g} times"
+        return f"| {target.measure}: {target.contender} {least} {target.of} | | not measured |"
     if other is None:
-        return None
+        limit = target.limit or 0.0
+        text = f"{row.measure.title}: {row.contender} at most {limit:g} {row.measure.unit}"
+        return f"| {text} | {number(row.median)} {row.measure.unit} | {_yes(row.median <= limit)} |"
     ratio = row.ratio(other)
     against = other.contender if other.measure == row.measure else f"{other.contender}, {other.measure.title}"
     text = f"{row.measure.title}: {row.contender} at least {target.factor:g} times {against}"
@@ -85,6 +90,8 @@ def _target(target: Target, table: Table) -> str | None:
 
 def _opponent(target: Target, table: Table) -> Row | None:
     measure = target.of_measure or target.measure
+    if target.limit is not None:
+        return None
     if target.of != "every peer":
         return table.find(measure, target.of)
     peers = [row for row in table.rows if row.measure.key == measure and row.kind == "peer"]

@@ -57,6 +57,16 @@ class Table:
         """The row of a contender in a measure, if it has one."""
         return next((row for row in self.rows if (row.measure.key, row.contender) == (key, contender)), None)
 
+    def add_earlier(self, earlier: Table) -> None:
+        """Take over what an earlier run had measured and this one has not, before the own rows."""
+        keys = {row.measure.key for row in self.rows}
+        titles = {row.measure.title for row in self.rows} | {title for title, _, _ in self.refused + self.failed}
+        self.rows[:0] = [row for row in earlier.rows if row.measure.key not in keys]
+        self.refused[:0] = [refusal for refusal in earlier.refused if refusal[0] not in titles]
+        self.failed[:0] = [failure for failure in earlier.failed if failure[0] not in titles]
+        self.missing += [missed for missed in earlier.missing if missed not in self.missing]
+        self.notes[:0] = earlier.notes
+
     def measures(self) -> list[list[Row]]:
         """Rows grouped by measure, in the order measured, each group in the order of contenders."""
         groups: dict[str, list[Row]] = {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .built import build
 from .check import Expected, check_get, check_plain, check_transformed
 from .contender import Contender, Epochs, Job, Reader, Unsupported
 from .data import Source
-from .machine import deadline, disk_usage, processor_seconds, settle
+from .machine import deadline, processor_seconds, settle
 from .rows import Measure, Row
 from .setting import Setting
 from .workloads import Case, Data, Plan
@@ -77,24 +77,19 @@ class Runner:
         folders: dict[str, Path] = {}
         built: dict[str, Path] = {}
         for contender in self.contenders:
-            folder = self.work / data.key / contender.folder.replace(" ", "-")
+            folder = self.work / f"{data.key}-{len(source)}" / contender.folder.replace(" ", "-")
             if contender.folder in built:
                 folders[contender.name] = built[contender.folder]
                 continue
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            log.info("building %s with %s", data.title, contender.name)
             title = f"{data.title}, build"
             with self._surviving(contender, title), deadline(_BUILD_LIMITS * self.plan.limit_seconds):
-                start = time.perf_counter()
-                contender.build(source, folder)
-                seconds = time.perf_counter() - start
+                found = build(contender, source, folder)
                 folders[contender.name] = built[contender.folder] = folder
                 baseline = "torchlmdb" if source.shape else "torchvision"
                 took = Measure(f"{data.key}/build", title, "s", baseline, higher_is_better=False)
-                self._add(took, contender, [seconds])
+                self._add(took, contender, [found.seconds])
                 size = Measure(f"{data.key}/size", f"{data.title}, on disk", "MiB", baseline, higher_is_better=False)
-                self._add(size, contender, [disk_usage(folder) / 2**20])
+                self._add(size, contender, [found.size / 2**20])
         return folders
 
     def measure(self, data: Data, source: Source, folders: dict[str, Path], cases: Sequence[Case]) -> None:

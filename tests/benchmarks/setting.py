@@ -21,3 +21,5 @@ class Setting:
     work: Path
     table: Table
     prober: Prober
+    keep: bool = False
+    """Whether what is built stays, for the next run to use."""

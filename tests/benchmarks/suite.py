@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from .cold import measure_cold
+from .built import forget
+from .cold import measure_cold, prepare_cold
 from .data import Images, Photos, make_images, make_photos
 from .footprint import Footprint
 from .runner import Runner
@@ -25,29 +25,43 @@ def names(plan: Plan) -> set[str]:
     return {*(data.key for data in plan.data), *(case.key for case in plan.cases), *FOOTPRINT, COLD}
 
 
-def measure(setting: Setting, only: Sequence[str], photos: Path | None) -> None:
-    """Fill the table with what ``only`` names (cases, their datasets, ``first-batch``, ``memory``, ``cold``) or all."""
+def measure(setting: Setting, only: Sequence[str], photos: Path | None, *, build_only: bool = False) -> None:
+    """Fill the table with what ``only`` names (cases, their datasets, ``first-batch``, ``memory``, ``cold``) or all.
+
+    With ``build_only``, build what that needs and measure nothing else.
+    """
     plan = setting.plan
     wanted = only or [data.key for data in plan.data] + [*FOOTPRINT, COLD]
     for number, data in enumerate(plan.data):
         cases = [case for case in plan.cases if case.data == data.key and _chosen(case, wanted)]
         probes = [name for name in FOOTPRINT if name in wanted] if number == 0 else []
         if cases or probes:
-            _measure_one(setting, data, cases, probes, photos)
+            source = _source(setting, data, photos)
+            if build_only:
+                _build_one(setting, data, source, probes)
+            else:
+                _measure_one(setting, data, source, cases, probes)
     if COLD in wanted:
         data = next(data for data in plan.data if data.key == plan.cold_data)
         log.info("measuring with a cold cache")
-        measure_cold(setting, make_images(setting.work, data.count, data.side))
+        (prepare_cold if build_only else measure_cold)(setting, make_images(setting.work, data.count, data.side))
+
+
+def _source(setting: Setting, data: Data, photos: Path | None) -> Images | Photos:
+    if data.varying:
+        return Photos(photos) if photos else make_photos(setting.work, data.count)
+    return make_images(setting.work, data.count, data.side)
+
+
+def _build_one(setting: Setting, data: Data, source: Images | Photos, probes: Sequence[str]) -> None:
+    Runner(setting).build(data, source)
+    if "memory" in probes and isinstance(source, Images):
+        Footprint(setting, data).prepare(source)
 
 
 def _measure_one(
-    setting: Setting, data: Data, cases: Sequence[Case], probes: Sequence[str], photos: Path | None
+    setting: Setting, data: Data, source: Images | Photos, cases: Sequence[Case], probes: Sequence[str]
 ) -> None:
-    source: Images | Photos
-    if data.varying:
-        source = Photos(photos) if photos else make_photos(setting.work, data.count)
-    else:
-        source = make_images(setting.work, data.count, data.side)
     runner = Runner(setting)
     folders = runner.build(data, source)
     runner.measure(data, source, folders, cases)
@@ -56,8 +70,8 @@ def _measure_one(
         footprint.first_batch(source, folders)
     if "memory" in probes and isinstance(source, Images):
         footprint.memory(source, folders)
-    for folder in set(folders.values()):
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in set() if setting.keep else set(folders.values()):
+        forget(folder)
 
 
 def _chosen(case: Case, wanted: Sequence[str]) -> bool:
