@@ -1,4 +1,4 @@
-"""The command line: ``lmdbpipe build``, ``info``, ``verify`` and ``demo``.
+"""The command line: ``lmdbpipe build``, ``info``, ``verify``, ``bench`` and ``demo``.
 
 What fails is one line on stderr: with exit status 1 where the files or the data are at fault, 2 where the command is.
 """
@@ -22,6 +22,7 @@ import typer
 from torchvision.transforms import v2
 from typer.core import TyperGroup
 
+from lmdbpipe.bench import Options, as_json_dict, as_text, bench
 from lmdbpipe.build import build
 from lmdbpipe.codecs import ImageCodec
 from lmdbpipe.demo import demo
@@ -181,17 +182,21 @@ def _info(
 
 
 def _explain(manifest: Manifest, name: str) -> str:
-    """Explain how a transform is lowered for the file's images; it is imported as Python would in this folder."""
+    """Explain how a transform is lowered for the file's images."""
+    modes = [codec.mode or "RGB" for codec in manifest.schema.codecs if isinstance(codec, ImageCodec)]
+    return lower(_imported(name)).explain(*modes[:1])
+
+
+def _imported(name: str) -> Any:
+    """Import ``MODULE:NAME``, as Python would in this folder."""
     module, _, attribute = name.partition(":")
     sys.path.insert(0, "")
     try:
-        transform = operator.attrgetter(attribute)(importlib.import_module(module))
+        return operator.attrgetter(attribute)(importlib.import_module(module))
     except (ImportError, AttributeError, ValueError) as error:
         raise typer.BadParameter(f"{name!r} is no MODULE:NAME that can be imported: {error}") from error
     finally:
         sys.path.remove("")
-    modes = [codec.mode or "RGB" for codec in manifest.schema.codecs if isinstance(codec, ImageCodec)]
-    return lower(transform).explain(*modes[:1])
 
 
 def _facts(manifest: Manifest, file: Path) -> Iterator[tuple[str, str]]:
@@ -271,6 +276,35 @@ def _verify(file: _File) -> None:
 def _problems(file: Path) -> tuple[int, list[str]]:
     database = Database(file)
     return database.manifest.length, list(verify(database))
+
+
+@app.command("bench")
+def _bench(
+    file: _File,
+    *,
+    transform: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:NAME", help="Your transform; by default what suits the file's images."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Samples in a batch.")] = 256,
+    workers: Annotated[int, typer.Option(metavar="N", min=0, help="Worker processes; 0 measures none.")] = 2,
+    seconds: Annotated[float, typer.Option(metavar="S", min=0, help="How long each way is read in all.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every round as JSON instead.")] = False,
+) -> None:
+    """Measure how fast a file is read on this machine, in every way, beside what its disk and memory can do.
+
+    For the figures with a cold cache, the kernel is asked to forget the file; nothing is written.
+
+    \b
+    Example: lmdbpipe bench train.lmdb
+             lmdbpipe bench train.lmdb --transform train:augment --batch-size 128 --workers 8
+    """  # noqa: D301
+    given = None if transform is None else _imported(transform)
+    options = Options(
+        batch_size=batch_size, workers=workers, seconds=seconds, transform=given, transform_name=transform or ""
+    )
+    report = bench(file, options)
+    typer.echo(json.dumps(as_json_dict(report), indent=2, ensure_ascii=False) if as_json else as_text(report))
 
 
 @app.command("demo")

@@ -119,6 +119,9 @@ def test_build_again(images: Path, tmp_path: Path) -> None:
         (["info"], ["FILE"]),
         (["info", "a", "b"], ["b"]),
         (["verify", "--fast", "a"], ["--fast"]),
+        (["bench"], ["FILE"]),
+        (["bench", "a", "--batch-size", "0"], ["--batch-size"]),
+        (["bench", "a", "--transform", "nowhere:x"], ["nowhere:x"]),
         (["train"], ["train", "lmdbpipe --help"]),
     ],
     ids=" ".join,
@@ -203,7 +206,7 @@ def test_verify_survives_damaged_pages(built: Path, tmp_path: Path) -> None:
     assert_error(result, 1, "damaged.lmdb")
 
 
-@pytest.mark.parametrize("command", ["build", "info", "verify", "demo"])
+@pytest.mark.parametrize("command", ["build", "info", "verify", "bench", "demo"])
 def test_help_has_an_example(command: str) -> None:
     """The help of every command shows how it is used."""
     result = run(command, "--help")
@@ -220,7 +223,7 @@ def test_help_lists_the_commands() -> None:
     """No arguments, or --help, show what there is."""
     result = run("--help")
     assert result.exit_code == 0
-    assert all(command in result.stdout for command in ("build", "info", "verify", "demo"))
+    assert all(command in result.stdout for command in ("build", "info", "verify", "bench", "demo"))
 
 
 def test_as_a_process(images: Path, tmp_path: Path) -> None:
@@ -245,3 +248,22 @@ def test_info_explains_a_transform(built: Path, tmp_path: Path, monkeypatch: pyt
     assert ["batched" in lines[0], "one at a time" in lines[1]] == [True, True]
     assert_error(run("info", built, "--transform", "augmentations:test"), 2, "augmentations:test")
     assert_error(run("info", built, "--transform", "nowhere"), 2, "nowhere")
+
+
+def test_bench_measures_a_file(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is measured with the user's own transform; the table is for people, JSON for programs."""
+    (tmp_path / "measured.py").write_text(
+        "from torchvision.transforms import *\nsmall = Compose([CenterCrop(8), ToTensor()])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    options = ["--seconds", "0", "--workers", "0", "--batch-size", "4"]
+    result = run("bench", built, *options, "--transform", "measured:small")
+    assert result.exit_code == 0, result.output
+    assert "6 samples" in result.stdout
+    assert "Transformed: measured:small" in result.stdout
+    assert all(word in result.stdout for word in ("warm cache", "cold cache", "samples/s", "MB/s"))
+    assert "not measured" not in result.stdout.partition("cold cache")[0]
+    data = json.loads(run("bench", built, *options, "--json").stdout)
+    assert (data["length"], data["batch_size"]) == (6, 4)
+    assert data["transform"].startswith("RandomResizedCrop")
+    assert_error(run("bench", tmp_path / "none.lmdb"), 1, "none.lmdb")
