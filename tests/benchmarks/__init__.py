@@ -8,6 +8,7 @@ installed are named as missing; ``peers.txt`` beside this file says how to insta
 (``--only small --add``, ``--only medium --add``, ...), with ``--data DIR`` so that nothing is built twice.
 
 Where things are: ``workloads.py`` says what is measured (plain data), ``contenders/`` has one adapter a file and the
-table of them, ``built.py`` keeps what they build, ``runner.py`` interleaves the rounds, ``check.py`` proves first that everybody does the same work,
-``cold.py`` and ``footprint.py`` measure what needs a process of its own, ``report.py`` and ``plot.py`` show it.
+table of them, ``built.py`` keeps what they build, ``runner.py`` interleaves the rounds, ``check.py`` proves first that
+everybody does the same work, ``cold.py`` and ``footprint.py`` measure what needs a process of its own, ``report.py``
+and ``plot.py`` show it.
 """
