@@ -1,4 +1,7 @@
-"""The notebooks: each runs from top to bottom, and is kept with the outputs of such a run."""
+"""The notebooks: each runs from top to bottom, and is kept with the outputs of such a run.
+
+One that measures has a cell with the tag ``parameters``, as papermill has it: the tests put small values in its place.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ import lmdbpipe
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
+SMALL = {"streaming_throughput.ipynb": "full, folder = False, None"}
+"""What the notebooks that measure run with here; what they then say is not what is kept."""
 
 
 def read(name: str) -> Any:
@@ -38,14 +43,22 @@ def _said(output: Mapping[str, Any]) -> list[str]:
 @pytest.mark.filterwarnings("default")  # the client's own
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_runs_and_says_what_is_kept(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fresh run succeeds, with the text and the pictures that are kept in the notebook."""
+    """A fresh run succeeds, with the text and the pictures that are kept in the notebook, and leaves no file behind."""
     paths = [str(Path(lmdbpipe.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     notebook = read(name)
     kept = said(notebook)
+    if small := SMALL.get(name):
+        (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+        cell.source = small
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
-    assert said(notebook) == kept
+    found = said(notebook)
+    if small:  # figures differ from run to run: which cells show pictures does not
+        found, kept = (
+            [[text for text in texts if text.startswith("image/")] for texts in run] for run in (found, kept)
+        )
+    assert found == kept
     assert not list(tmp_path.iterdir())
 
 
