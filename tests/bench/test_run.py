@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torchvision.datasets import FakeData
-from torchvision.transforms import v2
 
 import lmdbpipe
-from lmdbpipe import bench as module
-from lmdbpipe.bench import Options, Report, Row, as_json_dict, as_text, bench, usual_transform
-from lmdbpipe.codecs import ImageCodec
+from lmdbpipe.bench import Options, Report, as_text, bench
+from lmdbpipe.bench import run as module
 from lmdbpipe.errors import DatabaseNotFoundError, FormatError
 
 QUICK = Options(batch_size=8, workers=1, seconds=0.01)
@@ -130,71 +126,3 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "text.lmdb").write_text("no database\n" * 1000)
     with pytest.raises(FormatError):
         bench(tmp_path / "text.lmdb", QUICK)
-
-
-@pytest.mark.parametrize(
-    ("codec", "first", "shape"),
-    [
-        (ImageCodec("RGB", (32, 32)), v2.RandomCrop, (3, 32, 32)),
-        (ImageCodec("L", (28, 20)), v2.RandomCrop, (1, 28, 20)),
-        (ImageCodec("RGBA", (70, 65)), v2.RandomHorizontalFlip, (4, 70, 65)),
-        (ImageCodec("RGB", None), v2.RandomResizedCrop, (3, 224, 224)),
-    ],
-    ids=str,
-)
-def test_usual_transforms(codec: ImageCodec, first: type, shape: tuple[int, ...]) -> None:
-    """Small images are cropped from a border, those of many sizes to one; all end as normalised floats."""
-    transform = usual_transform(codec)
-    assert transform is not None
-    assert type(transform.transforms[0]) is first
-    height, width = codec.size or (300, 200)
-    channels = shape[0]
-    pixels = np.full((height, width, channels), 255, np.uint8)
-    image = v2.functional.to_pil_image(pixels[..., 0] if channels == 1 else pixels, codec.mode)
-    out = transform(image)
-    assert (out.dtype, tuple(out.shape)) == (torch.float32, shape)
-    assert float(out.max()) == pytest.approx(2.0)
-
-
-@pytest.mark.parametrize("mode", [None, "P", "F"])
-def test_modes_without_a_usual_transform(mode: str | None) -> None:
-    """Where no transform is customary, none is guessed."""
-    assert usual_transform(ImageCodec(mode, (32, 32))) is None
-
-
-def test_the_table() -> None:
-    """Figures stand in columns: samples/s, MB/s of payload, and times the floor of the same cache."""
-    rows = [
-        Row(cache="warm", what="floor: copy of batches out of a memory map", how="inline", rates=[1e6, 3e6, 2e6]),
-        Row(cache="warm", what="stream in order", how="inline", rates=[1e6]),
-        Row(cache="warm", what="stream in order", how="2 workers", missing="PicklingError: cannot"),
-        Row(cache="cold", what="floor: read of the file, front to back", how="inline", rates=[1e5]),
-        Row(cache="cold", what="stream in order", how="inline", rates=[2e5]),
-    ]
-    report = Report(
-        file="x.lmdb",
-        length=1000,
-        payload_bytes=3_000_000,
-        file_bytes=3_100_000,
-        batch_size=64,
-        transform="",
-        rows=rows,
-        first_batch_ms={"in order": 4.25, "shuffled": 5.0},
-        memory_bytes=None,
-        notes=["a note"],
-    )
-    text = as_text(report)
-    lines = {line.split("inline")[0].strip(): line.split()[-3:] for line in text.splitlines() if "inline" in line}
-    assert lines["floor: copy of batches out of a memory map"] == ["2,000,000", "6,000.0", "1.000"]
-    assert "stream in order  " in text
-    assert ["1,000,000", "3,000.0", "0.500"] in [line.split()[-3:] for line in text.splitlines()]
-    assert lines["stream in order"] == ["200,000", "600.0", "2.000"]
-    assert "2 workers  not measured: PicklingError: cannot" in text
-    assert "Time to the first batch: 4.2 ms in order, 5.0 ms shuffled" in text
-    assert text.endswith("Memory of a stream, at most: not known\nNote: a note")
-    assert len({len(line) for line in text.splitlines() if "inline" in line or "samples/s" in line}) == 1
-
-    data = json.loads(json.dumps(as_json_dict(report)))
-    assert data["rows"][0]["rates"] == [1e6, 3e6, 2e6]
-    assert data["rows"][0]["samples_per_second"] == 2e6
-    assert data["rows"][2]["samples_per_second"] is None
