@@ -39,6 +39,7 @@ def bench(file: Path, options: Options) -> Report:
     Raises:
         LMDBPipeError: The file cannot be read.
     """
+    file = file.expanduser()
     records = Records([file])
     manifest = records.databases[0].manifest
     notes: list[str] = []
@@ -48,6 +49,8 @@ def bench(file: Path, options: Options) -> Report:
         firsts, memory = pool.submit(_alone, file, options.batch_size, options.seconds).result()
     if memory is None:
         notes.append("this system does not tell how much memory a process has")
+    elif own_memory() is None:
+        notes.append("this system does not tell a process's own memory from the pages of files that it maps")
     return Report(
         file=str(file),
         length=manifest.length,

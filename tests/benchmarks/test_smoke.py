@@ -13,7 +13,7 @@ from .cli import main
 from .contenders import CONTENDERS
 from .workloads import TINY
 
-_ALWAYS = {"lmdbpipe", "memmap copy", "torchvision"}
+_ALWAYS = {"lmdbpipe", "memmap copy", "file read", "torchvision"}
 
 
 @pytest.fixture

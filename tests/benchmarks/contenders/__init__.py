@@ -10,12 +10,14 @@ from .litdata import LitData
 from .memmap import Memmap
 from .mosaic import MosaicStreaming
 from .ours import LMDBPipe, LMDBPipeInexact
+from .read import FileRead
 from .torchlmdb import TorchLMDB
 from .torchvision import Torchvision
 from .webdataset import WebDataset
 
 CONTENDERS: tuple[Contender, ...] = (
     Memmap(),
+    FileRead(),
     LMDBPipe(),
     LMDBPipeInexact(),
     FFCV(),
