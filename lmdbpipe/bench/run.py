@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lmdbpipe.bench.report import READ, Report, Row
-from lmdbpipe.bench.ways import Counts, Options, Way, all_ways, blocks, with_transform
+from lmdbpipe.bench.ways import Counts, Options, Way, all_ways, blocks, epoch_sizes, with_transform
 from lmdbpipe.errors import FormatError
 from lmdbpipe.iterable import LMDBIterableDataset
 from lmdbpipe.machine import cached, can_drop_cache, drop_cache, own_memory, peak_memory
@@ -150,10 +150,8 @@ def _cold(file: Path, length: int, options: Options, notes: list[str]) -> list[R
                 rate = _take(blocks(file, length, once=True), options.seconds / _ROUNDS)
             else:
                 reader = LMDBIterableDataset(file, batch_size=options.batch_size)
-                counts = (
-                    float(min(options.batch_size, length - start)) for start in itertools.count(0, options.batch_size)
-                )
-                rate = _take((count for _, count in zip(reader, counts, strict=False)), options.seconds / _ROUNDS)
+                sizes = epoch_sizes(length, options.batch_size)
+                rate = _take((count for _, count in zip(reader, sizes, strict=True)), options.seconds / _ROUNDS)
                 reader.records.close()
             rows[name].rates.append(rate)
     if kept > 1 - _WHOLE:
