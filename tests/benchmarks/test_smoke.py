@@ -11,7 +11,7 @@ import torch
 
 from .cli import main
 from .contenders import CONTENDERS
-from .workloads import TINY
+from .workloads import TARGETS, TINY
 
 _ALWAYS = {"lmdbpipe", "memmap copy", "file read", "torchvision"}
 
@@ -43,3 +43,26 @@ def test_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ours = {row["measure"]["key"] for row in results["rows"] if row["contender"].startswith("lmdbpipe")}
     assert {case.key for case in TINY.cases} | {"small/first-batch", "small/memory", "cold"} <= ours
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plot.png", "results.json", "table.md"]
+
+
+@pytest.mark.usefixtures("torch_threads")
+@pytest.mark.filterwarnings("ignore")
+def test_parts_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was built is used again, figures are put beside those of an earlier run, and every target has its line."""
+    out, data = tmp_path / "out", tmp_path / "data"
+    run = ["--out", str(out), "--data", str(data), "--tiny", "--contenders", "lmdbpipe", "memmap copy", "--add"]
+    assert main([*run, "--build-only", "--only", "small"]) == 0
+    (built,) = data.glob("small-*/lmdbpipe/data.lmdb")
+    before = built.stat().st_mtime_ns
+    assert main([*run, "--only", "small/sequential"]) == 0
+    assert main([*run, "--only", "small/get"]) == 0
+    assert built.stat().st_mtime_ns == before
+
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    measured = [(row["measure"]["key"], row["contender"]) for row in results["rows"]]
+    assert len(set(measured)) == len(measured)
+    assert {("small/sequential", "lmdbpipe"), ("small/get", "lmdbpipe"), ("small/build", "lmdbpipe")} <= set(measured)
+    table = (out / "table.md").read_text(encoding="utf-8").partition("## Targets")[2].splitlines()
+    lines = [line for line in table if line.startswith("|")][2:]
+    assert len(lines) == len(TARGETS)
+    assert sum("not measured" not in line for line in lines) == 1  # against the memmap copy
