@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,16 @@ Job = Callable[[int, int], Any]
 TIMEOUT = 120  # seconds until a hanging job is given up, so that the test fails instead of hanging
 
 
-def launch(folder: Path, name: str, world_size: int, job: Job) -> list[ForkProcess]:
-    """Fork the ranks of a job; each writes what it returns."""
+def launch(folder: Path, world_size: int, jobs: Mapping[str, Job]) -> list[ForkProcess]:
+    """Fork ranks, which do some jobs one after the other; each writes what each job returns."""
+    meeting = Path(folder, f"{next(iter(jobs))}.init")
 
     def run(rank: int) -> None:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/{name}.init", rank=rank, world_size=world_size)
-        result = job(rank, world_size)
-        Path(folder, f"{name}-{rank}.json").write_text(json.dumps(result))
-        dist.barrier()
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
+        for name, job in jobs.items():
+            result = job(rank, world_size)
+            Path(folder, f"{name}-{rank}.json").write_text(json.dumps(result))
+            dist.barrier()
         dist.destroy_process_group()
 
     processes = [ForkProcess(target=run, args=(rank,)) for rank in range(world_size)]
@@ -45,7 +47,7 @@ def launch(folder: Path, name: str, world_size: int, job: Job) -> list[ForkProce
     return processes
 
 
-def wait(name: str, processes: list[ForkProcess]) -> None:
+def wait(processes: list[ForkProcess]) -> None:
     """Wait until all ranks have ended well."""
     deadline = time.monotonic() + TIMEOUT
     for process in processes:
@@ -54,7 +56,7 @@ def wait(name: str, processes: list[ForkProcess]) -> None:
     for process in processes:
         process.kill()
     if any(codes):
-        raise SystemExit(f"job {name}: the ranks ended with {codes}")
+        raise SystemExit(f"{len(codes)} ranks ended with {codes}")
 
 
 def train(path: str, num_workers: int, uneven: Any, *, pipe: bool = False) -> Job:
@@ -109,11 +111,13 @@ def mesh(path: str) -> Job:
     return job
 
 
-def stepwise(path: str, folder: Path, name: str, batch_size: int, num_workers: int, slowly: bool) -> Job:
+def stepwise(
+    path: str, folder: Path, name: str, batch_size: int, num_workers: int, slowly: bool, *, uneven: Any
+) -> Job:
     """Train from the last checkpoint, if there is one, to the end of the third epoch; a checkpoint after every step."""
 
     def job(rank: int, world_size: int) -> Any:
-        dataset = LMDBIterableDataset(path, batch_size=batch_size, shuffle=True, seed=7)
+        dataset = LMDBIterableDataset(path, batch_size=batch_size, shuffle=True, seed=7, uneven=uneven)
         checkpoint = folder / "checkpoint.json"
         epoch = 0
         if checkpoint.exists():
@@ -158,21 +162,32 @@ def kill_in(epoch: int, position: int, folder: Path, processes: list[ForkProcess
         log.write(json.dumps([saved["epoch"], saved["position"]]) + "\n")
 
 
+def kill_and_resume(path: str, folder: Path, uneven: Any) -> None:
+    """Kill four ranks in the second epoch, then the two that go on, and let three finish."""
+    folder.mkdir()
+
+    def start(name: str, world_size: int, batch_size: int, num_workers: int, *, slowly: bool) -> list[ForkProcess]:
+        job = stepwise(path, folder, name, batch_size, num_workers, slowly, uneven=uneven)
+        return launch(folder, world_size, {name: job})
+
+    kill_in(1, 24, folder, start("four", 4, 3, 2, slowly=True))
+    kill_in(1, 48, folder, start("two", 2, 6, 0, slowly=True))
+    wait(start("three", 3, 4, 2, slowly=False))
+
+
 def main(path: str, folder: Path) -> None:
     """Run all jobs."""
-    jobs: dict[str, tuple[int, Job]] = {"mesh-4": (4, mesh(path))}
-    for world_size in (2, 3):
+    for world_size in (2, 3, 4):
+        jobs: dict[str, Job] = {"mesh-4": mesh(path)} if world_size == 4 else {}
         for num_workers in (0, 2):
             name = f"{world_size}-{num_workers}"
             for uneven in ("pad", "drop", "allow"):
-                jobs[f"{uneven}-{name}"] = world_size, train(path, num_workers, uneven)
-            jobs[f"pipe-{name}"] = world_size, train(path, num_workers, "pad", pipe=True)
-            jobs[f"mask-{name}"] = world_size, evaluate(path, num_workers)
-    for name, (world_size, job) in jobs.items():
-        wait(name, launch(folder, name, world_size, job))
-    kill_in(1, 24, folder, launch(folder, "four", 4, stepwise(path, folder, "four", 3, 2, slowly=True)))
-    kill_in(1, 48, folder, launch(folder, "two", 2, stepwise(path, folder, "two", 6, 0, slowly=True)))
-    wait("three", launch(folder, "three", 3, stepwise(path, folder, "three", 4, 2, slowly=False)))
+                jobs[f"{uneven}-{name}"] = train(path, num_workers, uneven)
+            jobs[f"pipe-{name}"] = train(path, num_workers, "pad", pipe=True)
+            jobs[f"mask-{name}"] = evaluate(path, num_workers)
+        wait(launch(folder, world_size, jobs))
+    for uneven in ("pad", "drop"):
+        kill_and_resume(path, Path(folder, f"killed-{uneven}"), uneven)
 
 
 if __name__ == "__main__":
