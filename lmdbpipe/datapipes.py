@@ -63,7 +63,17 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
 
     ``DataLoader(reader, batch_size=None, num_workers=2, shuffle=True)`` deals the stream to workers and ranks, and
     shuffles it by a seed that torch draws anew for every epoch (``torch.manual_seed`` or the loader's ``generator``
-    make it repeat); outside of a DataLoader, `seed` and the count of epochs decide.
+    make it repeat); outside of a DataLoader, `seed` and the count of epochs decide. A state resumes it, in a loader or
+    alone. torchdata's ``StatefulDataLoader`` does not see it: a DataLoader wraps every DataPipe in one that hides its
+    ``state_dict``, so count there too, or stream with `LMDBIterableDataset`.
+
+        >>> pipe = LMDBReader("train.lmdb", batch_size=8)  # of 40 samples
+        >>> batch = next(iter(pipe))
+        >>> state = pipe.state_dict()  # with workers: state_dict(batches=1)
+        >>> pipe = LMDBReader("train.lmdb", batch_size=8)
+        >>> pipe.load_state_dict(state)
+        >>> len(list(pipe))
+        4
 
     Args:
         source_datapipe: A path, a pattern, a `Part`, a list of these, or a pipe of them, one sequence in all.

@@ -41,13 +41,21 @@ class LMDBIterableDataset(IterableDataset[Any]):
     epoch, in the main process as in workers, kept or not.
 
     It and its iterators have ``state_dict`` and ``load_state_dict``, so that torchdata's ``StatefulDataLoader`` resumes
-    it by itself. With a plain DataLoader the loop counts::
+    it by itself. With a plain DataLoader the loop counts; the state loads with any number of ranks and workers:
 
-        state = dataset.state_dict(batches=step)    # step batches of this epoch are done; save it
-        ...
-        dataset.load_state_dict(state)              # later, with any number of ranks and workers
-        for batch in DataLoader(dataset, batch_size=None, num_workers=8):  # the rest of that epoch
-            ...
+        >>> from torch.utils.data import DataLoader
+        >>> dataset = LMDBIterableDataset("train.lmdb", batch_size=8, shuffle=True)  # of 40 samples
+        >>> for step, batch in enumerate(DataLoader(dataset, batch_size=None), start=1):
+        ...     if step == 3:
+        ...         state = dataset.state_dict(batches=step)  # 3 batches of this epoch are done; save it
+        ...         break
+        >>> dataset = LMDBIterableDataset("train.lmdb", batch_size=8, shuffle=True)
+        >>> dataset.load_state_dict(state)
+        >>> len(list(DataLoader(dataset, batch_size=None)))  # the rest of that epoch
+        2
+        >>> dataset.skip(3)  # or without a state: leave out what was done
+        >>> len(list(DataLoader(dataset, batch_size=None)))
+        2
 
     Args:
         path_or_dataset: A file's path, a pattern (``"train-*.lmdb"``), a list of these, or an `LMDBDataset`, whose live

@@ -30,7 +30,15 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
     """Streams a database as a node of torchdata.nodes: batches, or samples without a batch size.
 
     Every reset without a state begins the next epoch, so a ``Loader`` around it gives one epoch a pass. The state is
-    that of the other faces: it loads into them, and theirs into it.
+    that of the other faces: it loads into them, and theirs into it. torchdata's own nodes go around it:
+
+        >>> from torchdata.nodes import Loader, MultiNodeWeightedSampler, Prefetcher
+        >>> nodes = {name: LMDBNode(f"{name}.lmdb", batch_size=8, num_threads=1) for name in ("train", "more")}
+        >>> mixed = MultiNodeWeightedSampler(nodes, {"train": 3.0, "more": 1.0}, rank=0, world_size=1)
+        >>> batches = Loader(Prefetcher(mixed, 2))
+        >>> images, labels = next(iter(batches))
+        >>> images.shape, labels.shape
+        (torch.Size([8, 3, 4, 6]), torch.Size([8]))
 
     Args:
         path_or_dataset: A path, a pattern, a `Part`, a list of these, or an `LMDBDataset`; or an `LMDBIterableDataset`,
@@ -134,7 +142,15 @@ def loader(
 ) -> Loader[Any]:
     """Make the usual loader: batches read in threads, some of them ready, one epoch a pass.
 
-    It has ``state_dict`` and ``load_state_dict``.
+    It has ``state_dict`` and ``load_state_dict``:
+
+        >>> batches = loader("train.lmdb", batch_size=8, shuffle=True)  # of 40 samples
+        >>> batch = next(iter(batches))
+        >>> state = batches.state_dict()
+        >>> batches = loader("train.lmdb", batch_size=8, shuffle=True)
+        >>> batches.load_state_dict(state)
+        >>> len(list(batches))
+        4
 
     Args:
         path_or_dataset: As `LMDBNode` takes it.

@@ -17,12 +17,19 @@ def merge_states(*states: Any) -> dict[str, Any]:
     """Make one state of several, to load with any number of ranks and workers.
 
     A ``StatefulDataLoader`` only loads its own state into as many workers as it had. To change their number, load the
-    merged state into the dataset, and leave the new loader without one::
+    merged state into the dataset, and leave the new loader without one:
 
-        state = loader.state_dict()  # on any rank, or on all
-        ...
-        dataset.load_state_dict(lmdbpipe.merge_states(state))
-        loader = StatefulDataLoader(dataset, batch_size=None, num_workers=another)
+        >>> import lmdbpipe
+        >>> from torchdata.stateful_dataloader import StatefulDataLoader
+        >>> dataset = lmdbpipe.LMDBIterableDataset("train.lmdb", batch_size=8)  # of 40 samples
+        >>> loader = StatefulDataLoader(dataset, batch_size=None)
+        >>> batch = next(iter(loader))
+        >>> state = loader.state_dict()  # on any rank, or on all
+        >>> dataset = lmdbpipe.LMDBIterableDataset("train.lmdb", batch_size=8)
+        >>> dataset.load_state_dict(lmdbpipe.merge_states(state))
+        >>> loader = StatefulDataLoader(dataset, batch_size=None, num_workers=0)  # or any other number
+        >>> len(list(loader))
+        4
 
     Args:
         states: What ``state_dict`` gave: of datasets, iterators, DataPipes and nodes, and of a ``StatefulDataLoader``

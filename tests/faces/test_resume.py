@@ -278,14 +278,15 @@ def test_datapipes_resume_alone(file_of: FileOf) -> None:
     """Outside of a loader a pipe resumes as the iterable face does, and their states are the same."""
     options: dict[str, Any] = {"batch_size": 6, "shuffle": True, "transform": AUGMENT}
     expected = passes(LMDBIterableDataset(file_of(29), **options), 3)
-    before = LMDBReader(file_of(29), **options)
-    list(before)
-    iterator = iter(before)
-    seen = [next(iterator), next(iterator)]
-    state = through_json(before.state_dict())
-    for after in (LMDBReader(file_of(29), **options), LMDBIterableDataset(file_of(29), **options)):
-        after.load_state_dict(state)
-        assert equal(expected[1:], [seen + list(after), list(after)])
+    for stop in range(1, BATCHES + 1):
+        before = LMDBReader(file_of(29), **options)
+        list(before)
+        iterator = iter(before)
+        seen = list(itertools.islice(iterator, stop))
+        state = through_json(before.state_dict())
+        for after in (LMDBReader(file_of(29), **options), LMDBIterableDataset(file_of(29), **options)):
+            after.load_state_dict(state)
+            assert equal(expected[1:], [seen + list(after), list(after)])
 
 
 def rank_states(streams: list[Any], num_workers: int, steps: int) -> tuple[list[list[int]], list[list[Any]]]:
