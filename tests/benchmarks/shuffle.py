@@ -32,7 +32,9 @@ from .contenders.huggingface import HuggingFaceDatasets
 from .contenders.ours import FILE, LMDBPipe
 from .contenders.webdataset import WebDataset
 from .data import Source, make_images
-from .machine import describe, drop_cache
+from lmdbpipe.machine import drop_cache
+
+from .machine import describe
 from .orders import Quality, huggingface, ours, quality, uniform, webdataset
 
 _BATCH = 256
