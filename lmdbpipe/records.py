@@ -199,11 +199,10 @@ class Records:
             database = self.databases[number]
             length = database.manifest.chunk_length
             if isinstance(local, range):
-                steps: Iterable[int] = database.steps(local[0] // length, local[-1] // length)
+                chunks = np.arange(local[0] // length, local[-1] // length + 1)
             else:
-                chunks = np.unique(local // length).tolist()
-                steps = dict.fromkeys(step for chunk in chunks for step in database.steps(chunk, chunk))
-            new = [step for step in steps if (number, step) not in seen]
+                chunks = local // length
+            new = [step for step in database.steps(chunks) if (number, step) not in seen]
             if new:
                 seen.update(dict.fromkeys((number, step) for step in new))
                 database.advise(new)

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from lmdbpipe.codecs import Array, Column, Rows
 from lmdbpipe.config import LMDBConfig
-from lmdbpipe.errors import CorruptError, UnfinishedError
+from lmdbpipe.errors import CorruptError, DatabaseMismatchError, UnfinishedError
 from lmdbpipe.store import environment
 from lmdbpipe.store.manifest import MANIFEST_KEY, Manifest
 
@@ -45,6 +46,9 @@ class Database:
         DatabaseNotFoundError: There is no such file.
         DatabasePathError: The path is a folder, or not readable.
         FormatError: The file is not LMDB, not of this package, of a newer format, unfinished, or truncated.
+
+    A file that was replaced is refused with a DatabaseMismatchError where it is opened again: after a fork, or when
+    this object was pickled.
     """
 
     def __init__(self, path: str | os.PathLike[str], config: LMDBConfig | None = None) -> None:
@@ -58,16 +62,21 @@ class Database:
         self._memory: tuple[int, npt.NDArray[np.uint8]] | None = None
         self._anchor = (0, 0)
         """A chunk, and where in the file it begins, but for the few pages before the first."""
+        self._written = b""
+        """A hash of the manifest, which tells what was opened from what may stand under the path later."""
         self.manifest = self._read_manifest()
 
     def __repr__(self) -> str:
         return f"Database({str(self.path)!r}, length={self.manifest.length})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "config": self.config}
+        return {"path": self.path, "config": self.config, "written": self._written}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"], state["config"])  # type: ignore[misc]
+        if self._written != state["written"]:
+            self.close()
+            raise self._replaced()
 
     def column(self, chunk: int, index: int, column: Column) -> Array:
         """Read one column of one chunk.
@@ -149,8 +158,8 @@ class Database:
             self._memory = base, _bytes_at(base, size)
         return self._memory
 
-    def steps(self, first: int, last: int) -> range:
-        """Number the steps of 1 MiB of the file that hold the chunks from `first` to `last`.
+    def steps(self, chunks: npt.NDArray[np.int64]) -> list[int]:
+        """Number the steps of 1 MiB of the file that hold some chunks, ascending.
 
         A chunk's place is taken from the chunk that was read last, and the mean size of chunks: to learn it exactly
         would read it.
@@ -158,8 +167,12 @@ class Database:
         size = self.manifest.totals["file_bytes"]
         stride = size / self.manifest.num_chunks
         chunk, place = self._anchor
-        low, high = place + (first - chunk) * stride, place + (last + 1 - chunk) * stride
-        return range(max(int(low), 0) // _STEP, min(int(high), size - 1) // _STEP + 1)
+        low = place + (np.unique(chunks) - chunk) * stride
+        first = np.maximum(low.astype(np.int64), 0) // _STEP
+        last = np.minimum((low + stride).astype(np.int64), size - 1) // _STEP
+        span = int((last - first).max()) + 1
+        steps = np.minimum(first[:, None] + np.arange(span), last[:, None])
+        return np.unique(steps).tolist()  # type: ignore[no-any-return]
 
     def advise(self, steps: Sequence[int]) -> None:
         """Ask the kernel to bring in steps of the file, where the system can be asked (Linux) and has not got them.
@@ -226,22 +239,36 @@ class Database:
                 self._views, self._memory = {}, None
                 self._generation = environment.generation()
                 self._finalizer = weakref.finalize(self, _release, opened, self._generation)
+                if self._written and xxhash.xxh3_128_digest(_manifest(opened) or b"") != self._written:
+                    self._finalizer()
+                    raise self._replaced()
                 self._environment = opened  # last: other threads look at it without the lock
         return self._environment
 
     def _read_manifest(self) -> Manifest:
-        opened = self._open()
-        data = opened.transaction().get(MANIFEST_KEY, db=opened.handles[environment.META])
+        data = _manifest(self._open())
         if data is None:
             self.close()
             raise UnfinishedError(
                 f"{self.path}: is an unfinished build; run the same build again and it goes on where it stopped"
             )
+        self._written = xxhash.xxh3_128_digest(data)
         try:
-            return Manifest.loads(bytes(data), source=str(self.path))
+            return Manifest.loads(data, source=str(self.path))
         except Exception:
             self.close()
             raise
+
+    def _replaced(self) -> DatabaseMismatchError:
+        return DatabaseMismatchError(
+            f"{self.path}: another file stands here than the one that was opened: open it anew, "
+            "and do not build over a file that is being read"
+        )
+
+
+def _manifest(opened: environment.Environment) -> bytes | None:
+    data = opened.transaction().get(MANIFEST_KEY, db=opened.handles[environment.META])
+    return None if data is None else bytes(data)
 
 
 def _release(opened: environment.Environment, generation: int) -> None:

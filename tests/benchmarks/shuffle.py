@@ -26,14 +26,13 @@ import torch
 from matplotlib.figure import Figure
 
 from lmdbpipe import LMDBDataset
+from lmdbpipe.machine import drop_cache
 
 from .contender import Contender, Job
 from .contenders.huggingface import HuggingFaceDatasets
 from .contenders.ours import FILE, LMDBPipe
 from .contenders.webdataset import WebDataset
 from .data import Source, make_images
-from lmdbpipe.machine import drop_cache
-
 from .machine import describe
 from .orders import Quality, huggingface, ours, quality, uniform, webdataset
 

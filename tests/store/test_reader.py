@@ -23,6 +23,7 @@ import lmdbpipe
 from lmdbpipe import LMDBConfig
 from lmdbpipe.errors import (
     CorruptError,
+    DatabaseMismatchError,
     DatabaseNotFoundError,
     DatabasePathError,
     FormatError,
@@ -31,7 +32,7 @@ from lmdbpipe.errors import (
     UnsupportedVersionError,
 )
 from lmdbpipe.store import Database, environment
-from tests.helpers import OPTIONS, Failing, change, dump, unprivileged
+from tests.helpers import OPTIONS, Failing, Listed, change, dump, unprivileged
 from tests.store.conftest import CHUNK, LENGTH
 
 FORK: Any = multiprocessing.get_context("fork")
@@ -177,6 +178,21 @@ def test_readers_pickle_as_their_path(path: Path) -> None:
     for again in (pickle.loads(pickled), copy.deepcopy(database)):
         assert (again.path, again.config, again.manifest) == (database.path, database.config, database.manifest)
         assert labels(again) == list(range(LENGTH))
+
+
+def test_replaced_files_are_refused(path: Path) -> None:
+    """What is opened again, or unpickled, must be the file that was opened; one that stays open is read on."""
+    database = Database(path)
+    pickled = pickle.dumps(database)
+    lmdbpipe.build(Listed([(k, k) for k in range(3)]), path, overwrite=True, progress=False)
+    assert label(database, 20) == 20
+    database.close()
+    with pytest.raises(DatabaseMismatchError, match="another file stands here"):
+        label(database, 20)
+    with pytest.raises(DatabaseMismatchError, match="another file stands here"):
+        pickle.loads(pickled)
+    assert opened() == 0
+    assert Database(path).manifest.length == 3
 
 
 @pytest.mark.parametrize("access", ["get", "cursor"])
