@@ -15,6 +15,7 @@ import torch
 from lmdbpipe.codecs import Array, Column, ImageCodec, ImageRows, Schema
 from lmdbpipe.codecs.base import MismatchError
 from lmdbpipe.config import LMDBConfig
+from lmdbpipe.copying import COPIER
 from lmdbpipe.errors import ConfigError, DatabaseMismatchError, OutOfRangeError
 from lmdbpipe.store import Database
 from lmdbpipe.structure import Path, format_path
@@ -198,10 +199,8 @@ class Records:
         for number, local, _ in self._split(indices):
             database = self.databases[number]
             length = database.manifest.chunk_length
-            if isinstance(local, range):
-                chunks = np.arange(local[0] // length, local[-1] // length + 1)
-            else:
-                chunks = local // length
+            is_run = isinstance(local, range)
+            chunks = range(local[0] // length, local[-1] // length + 1) if is_run else np.asarray(local) // length
             new = [step for step in database.steps(chunks) if (number, step) not in seen]
             if new:
                 seen.update(dict.fromkeys((number, step) for step in new))
@@ -277,7 +276,7 @@ class _DenseLeaf:
         self.dtype = torch.from_numpy(np.empty(0, column.dtype)).dtype
         self.row_bytes = column.row_bytes or 0
         self._chunk_length = database.manifest.chunk_length
-        self._windows: tuple[Array | None, Array] = (None, np.empty(0, np.uint8))
+        self._windows: tuple[Array | None, npt.NDArray[np.uint8]] = (None, np.empty(0, np.uint8))
         self.shape = column.shape or ()
         sizes = range(1, len(self.shape) + 2)
         batch = self.codec.stack(torch.empty(tuple(sizes), dtype=self.dtype))
@@ -296,46 +295,47 @@ class _DenseLeaf:
             return self.codec.stack(self._fill(POOL.empty((len(indices), *self.shape), self.dtype), indices))
         if size >= _POOLED_BYTES:
             return self._fill(POOL.empty((len(indices), *self.shape), self.dtype), indices).permute(self._axes)
-        if isinstance(indices, range):
-            pieces = self._runs(indices)
-            rows = pieces[0].copy() if len(pieces) == 1 else np.concatenate(pieces)
+        if not size:
+            rows = np.empty(0, np.uint8)
+        elif isinstance(indices, range):
+            rows = COPIER.join(self._runs(indices))
         else:
             rows = self._pick(indices)
-        return torch.from_numpy(rows.transpose(self._axes))  # NumPy's memory comes faster than torch's at such sizes
+        rows = rows.view(self.column.dtype).reshape(len(indices), *self.shape)
+        return torch.from_numpy(rows.transpose(self._axes))
 
-    def _pick(self, indices: npt.NDArray[np.int64]) -> Array:
-        """Copy rows from anywhere: NumPy's indexing of all places where a row could begin."""
-        shape = (len(indices), *self.shape)
-        if not len(indices) or not self.row_bytes:
-            return np.empty(shape, self.column.dtype)
+    def _pick(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Copy rows from anywhere, as bytes ``[n, row_bytes]``: NumPy indexes all places where one could begin."""
         chunks, rows = np.divmod(indices, self._chunk_length)
         addresses = self.database.addresses(chunks, self.index, self.column)
         base, memory = self.database.memory()
         if self._windows[0] is not memory:
             places = (len(memory) - self.row_bytes + 1, self.row_bytes)
             self._windows = memory, np.lib.stride_tricks.as_strided(memory, places, (1, 1))
-        picked: Array = self._windows[1][addresses - base + rows * self.row_bytes]
-        return picked.view(self.column.dtype).reshape(shape)
+        picked: npt.NDArray[np.uint8] = self._windows[1][addresses - base + rows * self.row_bytes]
+        return picked
 
     def _fill(self, out: torch.Tensor, indices: Indices) -> torch.Tensor:
         """Copy rows into memory of their shape; torch shares such work among its threads."""
-        if isinstance(indices, range):
-            torch.cat(list(map(torch.from_numpy, self._runs(indices))), out=out)
-        elif out.numel():
+        flat = out.view(-1).view(torch.uint8)
+        if isinstance(indices, range) and len(flat):
+            torch.cat(list(map(torch.from_numpy, self._runs(indices))), out=flat)
+        elif len(flat):
             memory, offsets = self.offsets(indices)
-            gather_bytes(memory, offsets, self.row_bytes, out.view(-1).view(torch.uint8))
+            gather_bytes(memory, offsets, self.row_bytes, flat)
         return out
 
-    def _runs(self, indices: range) -> list[Array]:
-        """View consecutive rows in the map, chunk by chunk."""
-        length, stop = self._chunk_length, indices.stop
-        if not len(indices):
-            return [np.empty((0, *self.shape), self.column.dtype)]
-        first, row = divmod(indices.start, length)
-        views = [self.database.view(first, self.index, self.column)[row : row + len(indices)]]
-        for chunk in range(first + 1, (stop - 1) // length + 1):
-            views.append(self.database.view(chunk, self.index, self.column)[: stop - chunk * length])
-        return views
+    def _runs(self, indices: range) -> list[npt.NDArray[np.uint8]]:
+        """View consecutive rows in the map as bytes, chunk by chunk."""
+        runs, start, length = [], indices.start, self._chunk_length
+        while start < indices.stop:
+            chunk, row = divmod(start, length)
+            stop = min(indices.stop, start - row + length)
+            address = self.database.address(chunk, self.index, self.column) + row * self.row_bytes
+            base, memory = self.database.memory()
+            runs.append(memory[address - base : address - base + (stop - start) * self.row_bytes])
+            start = stop
+        return runs
 
     def offsets(self, indices: npt.ArrayLike) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
         """View the part of the map that holds some rows, and say where in it each begins."""

@@ -57,7 +57,6 @@ class Database:
         self._environment: environment.Environment | None = None
         self._generation = -1
         self._rows: dict[int, tuple[Rows, ...]] = {}
-        self._views: dict[tuple[int, int], Array] = {}
         self._addresses: dict[int, npt.NDArray[np.int64]] = {}
         self._memory: tuple[int, npt.NDArray[np.uint8]] | None = None
         self._anchor = (0, 0)
@@ -115,19 +114,12 @@ class Database:
         self._rows[chunk] = rows
         return rows
 
-    def view(self, chunk: int, index: int, column: Column) -> Array:
-        """Give what `column` gives; the last few are kept at hand. It claims to be writable, so that torch takes it."""
+    def address(self, chunk: int, index: int, column: Column) -> int:
+        """Look up where in memory one column of one chunk begins; 0 where it is empty."""
         self._open()
-        view = self._views.get((chunk, index))
-        if view is None:
-            if len(self._views) >= _ROWS_KEPT:
-                self._views = {}
-            array = self.column(chunk, index, column)
-            if array.nbytes:
-                address = int(self.addresses(np.array([chunk]), index, column)[0])
-                array = _bytes_at(address, array.nbytes).view(array.dtype).reshape(array.shape)
-            view = self._views[chunk, index] = array
-        return view
+        table = self._addresses.get(index)
+        found = -1 if table is None else int(table[chunk])
+        return found if found >= 0 else int(self.addresses(np.array([chunk]), index, column)[0])
 
     def addresses(self, chunks: npt.NDArray[np.int64], index: int, column: Column) -> npt.NDArray[np.int64]:
         """Look up where in memory one column of some chunks begins; 0 where it is empty.
@@ -149,27 +141,34 @@ class Database:
         return addresses
 
     def memory(self) -> tuple[int, npt.NDArray[np.uint8]]:
-        """Give an address, and bytes from there on that hold all of the map, with much around it that nobody reads."""
+        """Give an address, and the bytes from there on: all of the map is among them, and much that nobody reads.
+
+        Only after an address of a column that is not empty was looked up. The bytes claim to be writable, so that torch
+        takes them.
+        """
         self._open()
         if self._memory is None:
             any_address = next(int(table.max()) for table in self._addresses.values() if table.max() > 0)
             base = any_address - self.manifest.totals["file_bytes"]
             size = 2 * self.manifest.totals["file_bytes"]
-            self._memory = base, _bytes_at(base, size)
+            self._memory = base, np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(base))
         return self._memory
 
-    def steps(self, chunks: npt.NDArray[np.int64]) -> list[int]:
+    def steps(self, chunks: npt.NDArray[np.int64] | range) -> Sequence[int]:
         """Number the steps of 1 MiB of the file that hold some chunks, ascending.
 
         A chunk's place is taken from the chunk that was read last, and the mean size of chunks: to learn it exactly
         would read it.
         """
-        size = self.manifest.totals["file_bytes"]
-        stride = size / self.manifest.num_chunks
+        end = self.manifest.totals["file_bytes"] - 1
+        stride = (end + 1) / self.manifest.num_chunks
         chunk, place = self._anchor
-        low = place + (np.unique(chunks) - chunk) * stride
-        first = np.maximum(low.astype(np.int64), 0) // _STEP
-        last = np.minimum((low + stride).astype(np.int64), size - 1) // _STEP
+        if isinstance(chunks, range):
+            low, high = place + (chunks.start - chunk) * stride, place + (chunks.stop - chunk) * stride
+            return range(max(int(low), 0) // _STEP, min(int(high), end) // _STEP + 1)
+        lows = place + (np.unique(chunks) - chunk) * stride
+        first = np.maximum(lows.astype(np.int64), 0) // _STEP
+        last = np.minimum((lows + stride).astype(np.int64), end) // _STEP
         span = int((last - first).max()) + 1
         steps = np.minimum(first[:, None] + np.arange(span), last[:, None])
         return np.unique(steps).tolist()  # type: ignore[no-any-return]
@@ -236,7 +235,7 @@ class Database:
                     return self._environment  # another thread was first
                 opened = environment.acquire(self.path, self.config)
                 self._rows, self._addresses, self._anchor = {}, {}, (0, 0)
-                self._views, self._memory = {}, None
+                self._memory = None
                 self._generation = environment.generation()
                 self._finalizer = weakref.finalize(self, _release, opened, self._generation)
                 if self._written and xxhash.xxh3_128_digest(_manifest(opened) or b"") != self._written:
@@ -274,11 +273,6 @@ def _manifest(opened: environment.Environment) -> bytes | None:
 def _release(opened: environment.Environment, generation: int) -> None:
     if generation == environment.generation():
         environment.release(opened)
-
-
-def _bytes_at(address: int, size: int) -> npt.NDArray[np.uint8]:
-    """View some bytes of this process's memory; nobody keeps them there."""
-    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
 
 def _is_cached(descriptor: int, offset: int) -> bool:
