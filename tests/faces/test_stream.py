@@ -1,4 +1,4 @@
-"""The iterable face against what issue 2 promises: coverage, equal shares, exact lengths, one order for all workers."""
+"""The iterable face against its promises: coverage, equal shares, exact lengths, one order for all workers."""
 
 from __future__ import annotations
 
