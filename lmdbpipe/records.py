@@ -19,13 +19,11 @@ from lmdbpipe.copying import COPIER
 from lmdbpipe.errors import ConfigError, DatabaseMismatchError, OutOfRangeError
 from lmdbpipe.store import Database
 from lmdbpipe.structure import Path, format_path
-from lmdbpipe.transforms.pool import POOL
+from lmdbpipe.transforms.pool import DEAR, POOL
 from lmdbpipe.transforms.raw import RawImages, gather_bytes
 
 Indices: TypeAlias = npt.NDArray[np.int64] | range
 """Samples: any, as int64 ``[n]``; or consecutive ones, which are copied as one."""
-_POOLED_BYTES = 16 * 1024**2
-"""From here on memory is dear: the allocator maps it anew for every batch, page by page."""
 _EVERYWHERE = np.empty(0, np.int64)
 
 
@@ -293,7 +291,7 @@ class _DenseLeaf:
         size = len(indices) * self.row_bytes
         if self._axes is None:
             return self.codec.stack(self._fill(POOL.empty((len(indices), *self.shape), self.dtype), indices))
-        if size >= _POOLED_BYTES:
+        if size >= DEAR:
             return self._fill(POOL.empty((len(indices), *self.shape), self.dtype), indices).permute(self._axes)
         if not size:
             rows = np.empty(0, np.uint8)

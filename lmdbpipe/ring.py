@@ -18,11 +18,12 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import get_worker_info
 
-from lmdbpipe.transforms.pool import POOL
+from lmdbpipe.transforms.pool import DEAR, POOL
 
 _SMALLEST = 64 * 1024
 """Bytes below which a tensor travels in the message itself."""
@@ -66,6 +67,14 @@ class _Form(NamedTuple):
     strides: tuple[int, ...]
 
 
+class _Slot:
+    """Shared memory: the tensor whose handle travels, and its bytes for NumPy, which is quicker to begin a copy."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor: torch.Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
+        self.bytes: npt.NDArray[np.uint8] = self.tensor.numpy()
+
+
 class _Ring:
     """A worker's slots of one size, and two bytes of shared state for each."""
 
@@ -74,23 +83,23 @@ class _Ring:
     def __init__(self, size: int) -> None:
         self.key = (os.getpid(), next(self._numbers))
         self.size = size
-        self.slots: list[torch.Tensor] = []
-        self.state = torch.zeros((_SLOTS, 2), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        self.slots: list[_Slot] = []
+        self.state = _Slot(torch.zeros(2 * _SLOTS, dtype=torch.uint8))
 
     def take(self) -> int | None:
         """Find a free slot, or make one; None if there may be no more."""
         for number in range(len(self.slots)):
-            if not self.state[number, _BUSY]:
+            if not self.state.bytes[2 * number + _BUSY]:
                 return number
         if len(self.slots) == _SLOTS or (len(self.slots) + 1) * self.size > _RING_BYTES:
             return None
-        self.slots.append(torch.empty(self.size, dtype=torch.uint8).share_memory_())  # type: ignore[no-untyped-call]
+        self.slots.append(_Slot(torch.empty(self.size, dtype=torch.uint8)))
         return len(self.slots) - 1
 
 
 _rings: dict[int, _Ring] = {}
 """In a worker: its rings, by the size of their slots."""
-_received: dict[tuple[int, int], tuple[dict[int, torch.Tensor], torch.Tensor]] = {}
+_received: dict[tuple[int, int], tuple[dict[int, _Slot], _Slot]] = {}
 """In the main process: the slots and the state of each worker's rings."""
 
 
@@ -100,8 +109,8 @@ def _reduce(tensor: SharedTensor) -> tuple[Callable[..., torch.Tensor], tuple[An
     if not _is_dense(plain):
         plain = plain.contiguous()
     form = _Form(plain.dtype, tuple(plain.shape), plain.stride())
+    data = plain.as_strided((plain.numel(),), (1,)).view(torch.uint8).numpy()
     if plain.nbytes < _SMALLEST:
-        data = plain.as_strided((plain.numel(),), (1,)).view(torch.uint8).numpy().tobytes()
         return _from_bytes, (bytearray(data), form)
     size = 1 << (plain.nbytes - 1).bit_length()  # pages of a slot that are never written take no memory
     ring = _rings.get(size)
@@ -110,10 +119,10 @@ def _reduce(tensor: SharedTensor) -> tuple[Callable[..., torch.Tensor], tuple[An
     number = ring.take()
     if number is None:
         return reduce_tensor(plain)  # type: ignore[no-any-return, no-untyped-call]
-    ring.state[number, _BUSY] = 1
+    ring.state.bytes[2 * number + _BUSY] = 1
     slot = ring.slots[number]
-    slot[: plain.nbytes].view(plain.dtype).as_strided(plain.shape, plain.stride()).copy_(plain)
-    handles = None if ring.state[number, _KNOWN] else (slot, ring.state)
+    slot.bytes[: len(data)] = data  # by NumPy: in one thread, since other workers have the other cores
+    handles = None if ring.state.bytes[2 * number + _KNOWN] else (slot.tensor, ring.state.tensor)
     return _rebuild, (ring.key, number, handles, form)
 
 
@@ -133,16 +142,18 @@ def _rebuild(
     if handles is not None:
         if key not in _received:
             _forget_ended()
-            _received[key] = ({}, handles[1])
-        _received[key][0][number] = handles[0]
+            _received[key] = ({}, _Slot(handles[1]))
+        _received[key][0][number] = _Slot(handles[0])
     slots, state = _received[key]
-    state[number, _KNOWN] = 1
-    count = math.prod(form.shape)
-    out = POOL.empty((count,), form.dtype)
-    size = count * form.dtype.itemsize  # NumPy copies in this thread alone: cores are busy with workers
-    np.copyto(out.view(torch.uint8).numpy(), slots[number].numpy()[:size])
-    state[number, _BUSY] = 0
-    return out.as_strided(form.shape, form.strides)
+    state.bytes[2 * number + _KNOWN] = 1
+    size = math.prod(form.shape) * form.dtype.itemsize
+    if size < DEAR:
+        out = torch.from_numpy(slots[number].bytes[:size].copy())
+    else:
+        out = POOL.empty((size,), torch.uint8)
+        out.numpy()[:] = slots[number].bytes[:size]
+    state.bytes[2 * number + _BUSY] = 0
+    return out.view(form.dtype).as_strided(form.shape, form.strides)
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

@@ -22,6 +22,8 @@ from torch import Tensor
 
 SMALLEST = 1 << 18
 """Bytes. The allocator itself keeps smaller blocks."""
+DEAR = 16 << 20
+"""Bytes. From here on the allocator maps memory anew for every batch, page by page."""
 
 _NUMPY = {
     torch.bool: np.bool_,
