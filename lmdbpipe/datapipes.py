@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,8 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
     ``DataLoader(reader, batch_size=None, num_workers=2, shuffle=True)`` deals the stream to workers and ranks, and
     shuffles it by a seed that torch draws anew for every epoch (``torch.manual_seed`` or the loader's ``generator``
     make it repeat); outside of a DataLoader, `seed` and the count of epochs decide. A state resumes it, in a loader or
-    alone. torchdata's ``StatefulDataLoader`` does not see it: a DataLoader wraps every DataPipe in one that hides its
-    ``state_dict``, so count there too, or stream with `LMDBIterableDataset`.
+    alone. torchdata's ``StatefulDataLoader`` does not see it, since a DataLoader wraps every DataPipe in one that hides
+    its ``state_dict``: a shuffled reader refuses to be read there. Stream with an `LMDBIterableDataset` instead.
 
         >>> pipe = LMDBReader("train.lmdb", batch_size=8)  # of 40 samples
         >>> batch = next(iter(pipe))
@@ -135,6 +136,11 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
         check_batched(self._options, collate_fn, self._read_options)
 
     def __iter__(self) -> Iterator[Any]:
+        if self._options.shuffle and _in_stateful_loader():
+            raise ConfigError(
+                "torchdata's StatefulDataLoader does not see the state of a DataPipe, and would resume a shuffled one "
+                "in another order: stream with LMDBIterableDataset, or use torch's DataLoader and state_dict(batches=n)"
+            )
         seed, self._loader_seed = self._loader_seed, None
         yield from self._open().start(*self._instance(), seed=seed)
 
@@ -164,8 +170,7 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
     def state_dict(self, batches: int | None = None) -> dict[str, Any]:
         """Say where the last pass stands, as `LMDBIterableDataset.state_dict` does.
 
-        A DataLoader hides pipes from torchdata's ``StatefulDataLoader``: there count `batches`, or stream with an
-        `LMDBIterableDataset`. It holds the seed that the DataLoader drew for the pass.
+        It holds the seed that the DataLoader drew for the pass.
         """
         return self._open().state(self._instance()[0], batches).to_json_dict()
 
@@ -237,3 +242,13 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
 
 LMDBWriter = LMDBWriterIterDataPipe
 LMDBReader = LMDBReaderIterDataPipe
+
+
+def _in_stateful_loader() -> bool:
+    """Whether a StatefulDataLoader asks, here or in its worker: it tells nobody, but it is among the callers."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).startswith("torchdata.stateful_dataloader"):
+            return True
+        frame = frame.f_back
+    return False

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterDataPipe
 from torch.utils.data.datapipes.iter import IterableWrapper
 from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 from torch.utils.data.graph import traverse_dps
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lmdbpipe import LMDBIterableDataset, LMDBReader, LMDBWriter
 from lmdbpipe.errors import ConfigError
@@ -54,6 +55,24 @@ def test_loaders_shard_and_shuffle_natively(file_of: FileOf, persistent: bool) -
         torch.manual_seed(0)
         again = loader(LMDBReader(file_of(60), batch_size=7), num_workers, shuffle=True)
         assert epochs[0] == numbers(again)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.filterwarnings(CORES_WARNING, "ignore:.*set_vital")  # torchdata calls what torch has deprecated
+def test_stateful_loaders_are_refused(file_of: FileOf, num_workers: int) -> None:
+    """Torchdata's loader would resume a shuffled pipe in another order, without a word; a plain one it resumes."""
+    shuffled = LMDBReader(file_of(20), batch_size=4, shuffle=True)
+    with pytest.raises(ConfigError, match="does not see the state of a DataPipe"):
+        next(iter(StatefulDataLoader(shuffled, batch_size=None, num_workers=num_workers)))
+
+    def plain() -> StatefulDataLoader[Any]:
+        return StatefulDataLoader(LMDBReader(file_of(20), batch_size=4), batch_size=None, num_workers=num_workers)
+
+    loader, resumed = plain(), plain()
+    batches = iter(loader)
+    first = [next(batches) for _ in range(2)]
+    resumed.load_state_dict(loader.state_dict())
+    assert numbers([*first, *resumed]) == numbers(plain())
 
 
 def test_shuffle_of_the_loader_decides(file_of: FileOf) -> None:
