@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,3 +96,16 @@ def equal(left: Any, right: Any) -> bool:
     if isinstance(left, Image.Image):
         return (left.mode, left.size, left.tobytes()) == (right.mode, right.size, right.tobytes())
     return type(left) is type(right) and bool(left == right)
+
+
+def run_jobs(module: str, path: str, folder: Path) -> Path:
+    """Run a module of jobs on several ranks, in a process of its own; the folder of what they wrote."""
+    command = [sys.executable, "-m", module, path, str(folder)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def results(folder: Path, name: str, world_size: int) -> list[Any]:
+    """What each rank of a job returned."""
+    return [json.loads(Path(folder, f"{name}-{rank}.json").read_text()) for rank in range(world_size)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from lmdbpipe import LMDBIterableDataset
 from lmdbpipe.errors import ConfigError
 
 from .conftest import FileOf
-from .helpers import flat, numbers
+from .helpers import flat, numbers, results, run_jobs
 
 LENGTH = 67
 LAYOUTS = [(world_size, num_workers) for world_size in (2, 3, 4) for num_workers in (0, 2)]
@@ -25,16 +23,7 @@ LAYOUTS = [(world_size, num_workers) for world_size in (2, 3, 4) for num_workers
 @pytest.fixture(scope="module")
 def jobs(file_of: FileOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of what all jobs wrote."""
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "tests.faces.ranks_job", file_of(LENGTH), str(folder)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def results(folder: Path, name: str, world_size: int) -> list[Any]:
-    """What each rank of a job returned."""
-    return [json.loads(Path(folder, f"{name}-{rank}.json").read_text()) for rank in range(world_size)]
+    return run_jobs("tests.faces.ranks_job", file_of(LENGTH), tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize(("world_size", "num_workers"), LAYOUTS)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from torchvision.transforms import v2
 from lmdbpipe import LMDBDataset, LMDBIterableDataset
 
 from ..faces.conftest import FileOf, file_of
-from ..faces.helpers import flat, numbers
+from ..faces.helpers import flat, numbers, results, run_jobs
 
 __all__ = ["file_of"]
 LENGTH = 29
@@ -25,16 +22,7 @@ LIGHTNING = [(1, 0), (2, 0), (2, 2)]
 @pytest.fixture(scope="module")
 def jobs(file_of: FileOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of what all jobs wrote."""
-    folder = tmp_path_factory.mktemp("trainers")
-    command = [sys.executable, "-m", "tests.trainers.jobs", file_of(LENGTH), str(folder)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def results(folder: Path, name: str, world_size: int) -> list[Any]:
-    """What each rank of a job returned."""
-    return [json.loads(Path(folder, f"{name}-{rank}.json").read_text()) for rank in range(world_size)]
+    return run_jobs("tests.trainers.jobs", file_of(LENGTH), tmp_path_factory.mktemp("trainers"))
 
 
 def dealt(path: str, batch_size: int, world_size: int) -> list[list[list[list[int]]]]:
