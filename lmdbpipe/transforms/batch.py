@@ -17,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
+from lmdbpipe.transforms.arithmetic import Arithmetic, run, run_into
 from lmdbpipe.transforms.gather import LARGE, Source, gather, gather_large, is_far, near, one, source_dtype
+from lmdbpipe.transforms.lookup import look_up
 from lmdbpipe.transforms.modes import image_of, pixels_of
 from lmdbpipe.transforms.pool import POOL
 from lmdbpipe.transforms.raw import RawImages
@@ -28,24 +30,6 @@ BLOCK = 768 << 10
 """Bytes of output that arithmetic works on at a time, so that they stay in a core's own cache."""
 GATHERED = 2 << 20
 """Pixels of small images that are gathered at a time."""
-
-
-@dataclass(frozen=True, eq=False)
-class Arithmetic:
-    """One elementwise operation: ``x.to(dtype)`` or, in place, ``x.div_(operand)``, ``mul_``, ``sub_``."""
-
-    name: str
-    operand: Any
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Apply it; in place except where the dtype changes."""
-        operand = self.operand
-        if isinstance(operand, Tensor):
-            operand = operand.to(x.device, non_blocking=True)
-        elif self.name == "div_" and not near(x.device) and x.dtype in (torch.float32, torch.float64):
-            operand = torch.full((), operand, dtype=x.dtype, device=x.device)  # by a number CUDA multiplies by 1/number
-        result: Tensor = getattr(x, self.name)(operand)
-        return result
 
 
 @dataclass(frozen=True)
@@ -114,11 +98,15 @@ class Batch:
 
     def take(self, picks: Ints) -> Batch:
         """Some of the images; nothing is copied."""
-        return replace(self, windows=self.windows.take(picks))
+        return self.moved(self.windows.take(picks))
 
-    def compute(self, operation: Arithmetic, spec: Spec) -> Batch:
-        """Do an elementwise operation later."""
-        return replace(self, spec=spec, pending=(*self.pending, operation))
+    def compute(self, spec: Spec, *operations: Arithmetic) -> Batch:
+        """Do elementwise operations later."""
+        return Batch(spec, self.source, self.windows, (*self.pending, *operations), self.palettes, self.device)
+
+    def moved(self, windows: Windows) -> Batch:
+        """Take other rectangles of the same pixels."""
+        return Batch(self.spec, self.source, windows, self.pending, self.palettes, self.device)
 
     def pixels(self, *, pinned: bool = False) -> Tensor | list[Tensor]:
         """Do what is pending.
@@ -141,13 +129,15 @@ class Batch:
         height, width = size if isinstance(size, tuple) else size[0].tolist()
         shape = (len(self), self.spec.channels, height, width)
         if is_far(self.source):
-            return _run(self.pending, gather(self.source, self.windows, None))
+            return run(self.pending, gather(self.source, self.windows, None))
         dtype = self.spec.dtype
         out = torch.empty(shape, dtype=dtype, pin_memory=True) if pinned else POOL.empty(shape, dtype)
         if not out.numel():
             return out
         if not self.pending:
             gather(self.source, self.windows, out)
+            return out
+        if look_up(self.source, self.windows, self.pending, out):
             return out
         image = self.spec.channels * height * width
         block = max(1, BLOCK // (image * out.element_size()))
@@ -164,7 +154,7 @@ class Batch:
                 gather_large(self.source, self.windows, begin, some)
             for first in range(begin, end, block):
                 last = min(first + block, end)
-                _run_into(self.pending, some[first - begin : last - begin], out[first:last])
+                run_into(self.pending, some[first - begin : last - begin], out[first:last])
         return out
 
     def map(self, function: Callable[[Tensor], Tensor], spec: Spec) -> Batch:
@@ -261,7 +251,7 @@ def merge(parts: Sequence[tuple[Ints, Batch]]) -> Batch:
     first = parts[0][1]
     fills = {batch.windows.fill for _, batch in parts} - {None}
     if len(fills) <= 1 and all(b.source is first.source and b.pending == first.pending for _, b in parts):
-        return replace(first, windows=concatenate([b.windows for _, b in parts]).take(np.argsort(places)))
+        return first.moved(concatenate([b.windows for _, b in parts]).take(np.argsort(places)))
     done = [(places, batch.now()) for places, batch in parts]
     palettes = None
     if first.palettes is not None:
@@ -288,19 +278,6 @@ def _put(target: Tensor, rows: Tensor, values: Tensor) -> None:
     if target.dtype == torch.uint16:
         target, values = target.view(torch.int16), values.view(torch.int16)
     target.index_copy_(0, rows, values)
-
-
-def _run(operations: Sequence[Arithmetic], x: Tensor) -> Tensor:
-    for operation in operations:
-        x = operation(x)
-    return x
-
-
-def _run_into(operations: Sequence[Arithmetic], x: Tensor, out: Tensor) -> None:
-    """Run operations, the last conversion of which lands in ``out``."""
-    last = max((i for i, operation in enumerate(operations) if operation.name == "to"), default=-1)
-    out.copy_(_run(operations[: max(last, 0)], x))
-    _run(operations[last + 1 :], out)
 
 
 def _palette(image: Image.Image) -> bytes:

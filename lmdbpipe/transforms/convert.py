@@ -13,7 +13,8 @@ import torch
 from torchvision.transforms import functional as v1
 from torchvision.transforms.v2 import functional as v2
 
-from lmdbpipe.transforms.batch import Arithmetic, Batch
+from lmdbpipe.transforms.arithmetic import Arithmetic
+from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.step import Params, Spec, Step
 
 _LARGEST = {torch.bool: 1, torch.uint8: 255, torch.int8: 127, torch.int16: 32767, torch.uint16: 65535}
@@ -43,8 +44,10 @@ class ToTensor(Step):
         assert isinstance(spec, Spec)
         if batch.spec.dtype == spec.dtype:
             return replace(batch, spec=spec, palettes=None)
-        converted = replace(batch.compute(Arithmetic("to", spec.dtype), spec), palettes=None)
-        return converted.compute(Arithmetic("div_", 255), spec) if batch.spec.dtype == torch.uint8 else converted
+        operations = [Arithmetic("to", spec.dtype)]
+        if batch.spec.dtype == torch.uint8:
+            operations.append(Arithmetic("div_", 255))
+        return replace(batch, palettes=None).compute(spec, *operations)
 
 
 class ToTensorV2(ToTensor):
@@ -122,10 +125,10 @@ class ConvertImageDtype(Step):
             return batch
         if not dtype.is_floating_point:
             return batch.map(lambda x: v1.convert_image_dtype(x, dtype), spec)
-        converted = batch.compute(Arithmetic("to", dtype), spec)
-        if batch.spec.dtype.is_floating_point:
-            return converted
-        return converted.compute(Arithmetic("div_", float(_LARGEST[batch.spec.dtype])), spec)
+        operations = [Arithmetic("to", dtype)]
+        if not batch.spec.dtype.is_floating_point:
+            operations.append(Arithmetic("div_", float(_LARGEST[batch.spec.dtype])))
+        return batch.compute(spec, *operations)
 
     def _converted(self, spec: Spec, dtype: torch.dtype) -> Spec | str:
         known = all(each.is_floating_point or each in _LARGEST for each in (spec.dtype, dtype))
@@ -155,11 +158,10 @@ class ConvertImageDtypeV2(ConvertImageDtype):
         if spec == batch.spec:
             return batch
         if not self.scale or (dtype.is_floating_point and batch.spec.dtype.is_floating_point):
-            return batch.compute(Arithmetic("to", dtype), spec)
+            return batch.compute(spec, Arithmetic("to", dtype))
         if not dtype.is_floating_point:
             return batch.map(lambda x: v2.to_dtype_image(x, dtype, scale=True), spec)
-        converted = batch.compute(Arithmetic("to", dtype), spec)
-        return converted.compute(Arithmetic("mul_", 1.0 / _LARGEST[batch.spec.dtype]), spec)
+        return batch.compute(spec, Arithmetic("to", dtype), Arithmetic("mul_", 1.0 / _LARGEST[batch.spec.dtype]))
 
 
 class ToDtype(ConvertImageDtypeV2):
@@ -193,19 +195,21 @@ class Normalize(Step):
             return _NOT_PIL
         if not spec.dtype.is_floating_point:
             return f"torchvision does not normalise {spec.dtype}"
-        for name, operand in zip(("mean", "std"), self._operands(spec), strict=True):
-            if operand.ndim != 3 or operand.numel() not in (1, spec.channels):
+        for name, values in (("mean", self.t.mean), ("std", self.t.std)):
+            operand = torch.as_tensor(values)
+            if operand.ndim not in (1, 3) or operand.numel() != len(operand) or len(operand) not in (1, spec.channels):
                 return f"{name} does not fit {spec.channels} channels"
-            if name == "std" and bool((operand == 0).any()):
+            if name == "std" and bool((operand.to(spec.dtype) == 0).any()):
                 return "std is zero"
         return spec
 
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Subtract and divide."""
-        mean, std = self._operands(batch.spec)
-        spec = self.kept(batch.spec)
-        return batch.compute(Arithmetic("sub_", mean), spec).compute(Arithmetic("div_", std), spec)
+        operations = (Arithmetic("sub_", _numbers(self.t.mean)), Arithmetic("div_", _numbers(self.t.std)))
+        return batch.compute(self.kept(batch.spec), *operations)
 
-    def _operands(self, spec: Spec) -> list[torch.Tensor]:
-        given = (torch.as_tensor(values, dtype=spec.dtype, device="cpu") for values in (self.t.mean, self.t.std))
-        return [values.view(-1, 1, 1) if values.ndim == 1 else values for values in given]
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    """Give a sequence, an array or a tensor as numbers."""
+    flat = values if isinstance(values, list | tuple) else torch.as_tensor(values).flatten().tolist()
+    return tuple(map(float, flat))

@@ -128,7 +128,7 @@ class FiveCrop(Step):
         low, right = height - h, width - w
         middle = np.rint(low / 2.0).astype(np.int64), np.rint(right / 2.0).astype(np.int64)
         corners = ((0, 0), (0, right), (low, 0), (low, right), middle)
-        return tuple(replace(batch, windows=batch.windows.crop(top, left, size)) for top, left in corners)
+        return tuple(batch.moved(batch.windows.crop(top, left, size)) for top, left in corners)
 
 
 class TenCrop(FiveCrop):
@@ -141,7 +141,7 @@ class TenCrop(FiveCrop):
     def apply(self, batch: Batch, params: Params) -> Crops:  # type: ignore[override]
         """Take all ten of each image."""
         everything = np.ones(len(batch), bool)
-        mirrored = replace(batch, windows=batch.windows.mirror(everything, vertical=self.t.vertical_flip))
+        mirrored = batch.moved(batch.windows.mirror(everything, vertical=self.t.vertical_flip))
         return Crops((*self._five(batch), *self._five(mirrored)))
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmdbpipe.transforms.modes import TORCH_DTYPES, mode_of
-from lmdbpipe.transforms.raw import RawImages, gather_bytes
+from lmdbpipe.transforms.raw import RawImages, Size, gather_bytes
 from lmdbpipe.transforms.windows import Windows
 
 Source = RawImages | Tensor | list[Tensor]
@@ -54,23 +54,19 @@ class _Scratch(threading.local):
 _SCRATCH = _Scratch()
 
 
-class _Store(NamedTuple):
-    """Images of one size somewhere in memory."""
+class Store(NamedTuple):
+    """Images somewhere in memory: uint8 bytes, where each begins, (height, width) of all or of each, and the layout."""
 
     memory: Tensor
     offsets: NDArray[np.int64]
-    size: tuple[int, int]
+    size: Size
     hwc: bool
 
 
-def _store(source: Source) -> _Store | None:
+def store_of(source: Source) -> Store | None:
     """See a source as plain memory, if it is."""
     if isinstance(source, RawImages):
-        return (
-            _Store(source.tensor, source.offsets, source.sizes, source.layout == "HWC")
-            if isinstance(source.sizes, tuple)
-            else None
-        )
+        return Store(source.tensor, source.offsets, source.sizes, source.layout == "HWC")
     if not isinstance(source, Tensor) or not source.numel():
         return None
     hwc = not source.is_contiguous()
@@ -78,7 +74,7 @@ def _store(source: Source) -> _Store | None:
     if not flat.is_contiguous():
         return None
     offsets = np.arange(len(source), dtype=np.int64) * source[0].nbytes
-    return _Store(flat.reshape(-1).view(torch.uint8), offsets, (source.shape[2], source.shape[3]), hwc)
+    return Store(flat.reshape(-1).view(torch.uint8), offsets, (source.shape[2], source.shape[3]), hwc)
 
 
 def source_dtype(source: Source) -> torch.dtype:
@@ -145,8 +141,8 @@ def gather(source: Source, windows: Windows, out: Tensor | None) -> Tensor:
         out = torch.empty((len(windows), channels, height, width), dtype=dtype)
     if not out.numel():
         return out
-    store = _store(source) if out[0].nbytes < LARGE else None
-    if store is not None:
+    store = store_of(source) if out[0].nbytes < LARGE else None
+    if store is not None and isinstance(store.size, tuple):
         _small(store, windows, out)
         return out
     gather_large(source, windows, 0, out)
@@ -164,7 +160,7 @@ def gather_large(source: Source, windows: Windows, begin: int, out: Tensor) -> N
             out[k] = out[k].flip(-1)
 
 
-def _small(store: _Store, windows: Windows, out: Tensor) -> None:
+def _small(store: Store, windows: Windows, out: Tensor) -> None:
     """Move many small rectangles of images of one size at once."""
     if windows.fill is not None:
         _framed(store, windows, out)
@@ -208,7 +204,7 @@ def _small(store: _Store, windows: Windows, out: Tensor) -> None:
     torch.index_select(rows, 0, torch.from_numpy(places), out=flat.view(count, -1))
 
 
-def _lines(store: _Store, corners: tuple[Any, Any, Any], vflip: Any, out: Tensor) -> tuple[NDArray[np.int64], int]:
+def _lines(store: Store, corners: tuple[Any, Any, Any], vflip: Any, out: Tensor) -> tuple[NDArray[np.int64], int]:
     """Give the bytes where lines of rectangles at (offset, top, left) begin, and their common length."""
     offsets, top, left = corners
     _, channels, height, width = out.shape
@@ -231,7 +227,7 @@ def _lines(store: _Store, corners: tuple[Any, Any, Any], vflip: Any, out: Tensor
     return starts.reshape(-1), length
 
 
-def _framed(store: _Store, windows: Windows, out: Tensor) -> None:
+def _framed(store: Store, windows: Windows, out: Tensor) -> None:
     """As `_small` where rectangles reach over an edge: by way of frames, CxHxW and mirrored already, with a border."""
     count, channels, height, width = out.shape
     (tall, wide), array = store.size, out.numpy()
@@ -260,7 +256,7 @@ def _framed(store: _Store, windows: Windows, out: Tensor) -> None:
             backwards = images[ahead:, ..., ::-1] if store.hwc else torch.from_numpy(images[ahead:]).flip(3).numpy()
             np.copyto(inner[ahead:], backwards)
     memory = torch.from_numpy(frames.view(np.uint8).reshape(-1))
-    framed = _Store(memory, places * (len(memory) // count), (tall + above + below, wide + before + after), hwc=False)
+    framed = Store(memory, places * (len(memory) // count), (tall + above + below, wide + before + after), hwc=False)
     starts, length = _lines(framed, (framed.offsets, windows.top + above, left + before), windows.vflip, out)
     gather_bytes(memory, starts, length, out.view(-1).view(torch.uint8))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,7 @@ class HorizontalFlip(Step):
 
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Mirror the chosen images."""
-        return replace(batch, windows=batch.windows.mirror(params, vertical=self.vertical)) if params.any() else batch
+        return batch.moved(batch.windows.mirror(params, vertical=self.vertical)) if params.any() else batch
 
 
 class VerticalFlip(HorizontalFlip):
@@ -90,7 +89,7 @@ class CenterCrop(Step):
             height, width = axes(batch.size)
         top = np.rint((height - h) / 2.0).astype(np.int64)
         left = np.rint((width - w) / 2.0).astype(np.int64)
-        return replace(batch, windows=batch.windows.crop(top, left, (h, w)))
+        return batch.moved(batch.windows.crop(top, left, (h, w)))
 
 
 class Pad(Step):
@@ -182,7 +181,7 @@ class RandomCrop(Step):
             batch = pad(batch, self.t, sides)
         elif self.t.padding is not None and self.t.padding_mode != "constant":  # an empty padding is one too, to PIL
             batch = pad(batch, self.t, [(0, 0, 0, 0)])
-        return replace(batch, windows=batch.windows.crop(params[0], params[1], self.crop_size))
+        return batch.moved(batch.windows.crop(params[0], params[1], self.crop_size))
 
     def _given(self) -> Any:
         return (0, 0, 0, 0) if self.t.padding is None else _sides(self.t.padding)
@@ -321,7 +320,7 @@ def border(batch: Batch, sides: list[Sides], fill: tuple[float, ...]) -> Batch:
     if batch.pending or not batch.windows.whole:
         batch = batch.now()
     left, top, right, bottom = (sum(side[i] for side in sides) for i in range(4))
-    return replace(batch, windows=batch.windows.pad(left, top, right, bottom, fill))
+    return batch.moved(batch.windows.pad(left, top, right, bottom, fill))
 
 
 def _repeat(pixels: Tensor, sides: list[Any], mode: str, strict: bool) -> Tensor:

@@ -169,9 +169,14 @@ def gather_bytes(memory: Tensor, starts: NDArray[np.int64], length: int, out: Te
     count, first = len(starts), int(starts[0])
     low, high = int(starts.min()), int(starts.max())
     if low < 0 or high + length > len(memory):
-        raise TransformError(f"images lie at bytes {low} to {high + length} of a memory of {len(memory)} bytes")
+        raise outside_error(memory, low, high - low + length)
     if high - first == (count - 1) * length and (count == 1 or bool((np.diff(starts) == length).all())):
         out.copy_(memory[first : first + count * length])
         return
     windows = memory.as_strided((len(memory) - length + 1, length), (1, 1), memory.storage_offset())
     torch.index_select(windows, 0, torch.from_numpy(starts), out=out.view(count, length))
+
+
+def outside_error(memory: Tensor, begin: int, length: int) -> TransformError:
+    """Say that some bytes are not all in a memory."""
+    return TransformError(f"images lie at bytes {begin} to {begin + length} of a memory of {len(memory)} bytes")

@@ -126,7 +126,7 @@ class RandomResizedCrop(Resize):
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Crop, and resize the crops."""
         top, left, height, width = params
-        batch = replace(batch, windows=batch.windows.crop(top, left, join(height, width)))
+        batch = batch.moved(batch.windows.crop(top, left, join(height, width)))
         return resize(batch, self.resized(batch.spec, None), self.t, version=self.version, exact=self.exact)
 
 

@@ -93,7 +93,9 @@ class Windows:
             top = np.where(self.vflip, height - h - top, top)
         if self.hflip is not None:
             left = np.where(self.hflip, width - w - left, left)
-        return replace(self, size=size, top=self.top + top, left=self.left + left, whole=False)
+        return Windows(
+            self.rows, size, self.top + top, self.left + left, self.hflip, self.vflip, self.fill, whole=False
+        )
 
     def pad(self, left: Int, top: Int, right: Int, bottom: Int, fill: tuple[float, ...]) -> Windows:
         """Extend each output over its edges, by at least 0 pixels; only where it still is `whole`."""
@@ -101,7 +103,8 @@ class Windows:
         size = join(height + top + bottom, width + left + right)
         above = top if self.vflip is None else np.where(self.vflip, bottom, top)
         before = left if self.hflip is None else np.where(self.hflip, right, left)
-        return replace(self, size=size, top=self.top - above, left=self.left - before, fill=fill, whole=False)
+        top, left = self.top - above, self.left - before
+        return Windows(self.rows, size, top, left, self.hflip, self.vflip, fill, whole=False)
 
     def mirror(self, mask: Bools, *, vertical: bool = False) -> Windows:
         """Mirror the outputs that a mask bool [n] picks."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from lmdbpipe.transforms import RawImages, ReplayDraws, lower
+from lmdbpipe.transforms import RawImages, ReplayDraws, lookup, lower
 from lmdbpipe.transforms.modes import MODES, image_of, pixels_of
 
 MODE_NAMES = ("1", "CMYK", "F", "HSV", "I", "I;16", "L", "LA", "LAB", "P", "RGB", "RGBA", "YCbCr")
@@ -69,6 +71,13 @@ def states() -> tuple[Any, ...]:
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy[1].tobytes(), numpy[2]  # type: ignore[index]
 
 
+@contextmanager
+def without_numba() -> Iterator[None]:
+    """Compute as where numba is not installed."""
+    with mock.patch.object(lookup, "_kernel", lambda: None):
+        yield
+
+
 def outcome(run: Callable[[], Any]) -> Any:
     """What a call returns, or the exception it raises; warnings are not looked at."""
     with warnings.catch_warnings():
@@ -112,11 +121,12 @@ def assert_same(actual: Any, expected: Any) -> None:
 
 
 def assert_like_torchvision(
-    transform: Any, images: Sequence[Image.Image], layout: str, seed: int, **options: Any
+    transform: Any, images: Sequence[Image.Image], layout: str, seed: int, *, jit: bool = True, **options: Any
 ) -> str:
     """Run a transform a sample at a time, and lowered with the draws replayed; compare results and generators.
 
-    Options are those of a call of the lowered transform.
+    With ``jit`` as where numba is installed, else as where it is not. Options are those of a call of the lowered
+    transform.
 
     Returns:
         ``"raised"`` if torchvision raises, in which case the lowered transform must raise too; else ``"equal"``.
@@ -126,7 +136,8 @@ def assert_like_torchvision(
     after = states()
     lowered = lower(transform)
     seed_all(seed)
-    actual = outcome(lambda: lowered(pack(images, layout), ReplayDraws(), **options))
+    with nullcontext() if jit else without_numba():
+        actual = outcome(lambda: lowered(pack(images, layout), ReplayDraws(), **options))
     if isinstance(expected, Exception):
         assert isinstance(actual, Exception), f"torchvision raises {expected!r}"
         return "raised"

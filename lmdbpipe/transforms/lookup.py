@@ -1,0 +1,121 @@
+"""Arithmetic on bytes by looking up: gather, crop, flip, lay out as CxHxW and compute are one pass, compiled by numba.
+
+What elementwise steps make of a byte depends on its value and its channel alone. So they are done for the 256 bytes
+there are, by the very operations that would do it for each pixel, and pixels are looked up: the same bits, in half the
+time. Only where numba is installed (the extra ``jit``); without it `lmdbpipe.transforms.batch` computes.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmdbpipe.transforms.arithmetic import LEVELS, Arithmetic, bits_of, table
+from lmdbpipe.transforms.gather import Source, source_dtype, store_of
+from lmdbpipe.transforms.raw import outside_error
+from lmdbpipe.transforms.windows import Windows
+
+_U = np.uint64  # numba sees that indices are not negative
+
+
+def look_up(source: Source, windows: Windows, operations: tuple[Arithmetic, ...], out: Tensor) -> bool:
+    """Move bytes as `gather` does, and compute.
+
+    Args:
+        source: Where they lie.
+        windows: Which rectangles; all of one size.
+        operations: What to compute.
+        out: [n, C, H, W], C-contiguous, of the dtype of their results.
+
+    Returns:
+        Whether it was done; False where there is no numba, where pixels are no bytes in plain memory, or few.
+
+    Raises:
+        TransformError: If images reach over the memory's ends.
+    """
+    count, channels, height, width = out.shape
+    if count * height * width < LEVELS or source_dtype(source) != torch.uint8:
+        return False
+    kernel, store = _kernel(), store_of(source)
+    if kernel is None or store is None:
+        return False
+    results, border = table(operations, windows.fill or (0.0,) * channels)
+    flips = np.zeros(count, np.bool_)
+    begins = store.offsets[windows.rows]
+    sizes = np.array([store.size]) if isinstance(store.size, tuple) else store.size[windows.rows]
+    outside = kernel(
+        store.memory.numpy(),
+        begins,
+        sizes,
+        not store.hwc,
+        windows.top,
+        windows.left,
+        flips if windows.hflip is None else windows.hflip,
+        flips if windows.vflip is None else windows.vflip,
+        results,
+        border,
+        bits_of(out.view(-1)),
+        (channels, height, width),
+    )
+    if outside >= 0:
+        raise outside_error(store.memory, int(begins[outside]), int(sizes[outside % len(sizes)].prod()) * channels)
+    return True
+
+
+@cache
+def _kernel() -> Any:
+    try:
+        import numba  # noqa: PLC0415 takes half a second
+    except ImportError:
+        return None
+    try:
+        return numba.njit(nogil=True, cache=True)(_move)
+    except RuntimeError:  # nowhere to keep what is compiled
+        return numba.njit(nogil=True)(_move)
+
+
+def _move(memory, begins, sizes, planar, top, left, hflip, vflip, results, border, out, shape):  # type: ignore[no-untyped-def]
+    """Look up each output's pixels, line by line; ``border`` holds what lies over the edges.
+
+    Of an output's line, ``before`` pixels are border, then ``inside`` ones are the image's, and the rest is border.
+    Flat arrays and unsigned indices are what tight loops are made of.
+
+    Returns:
+        The first image that is not all in the memory; -1 if all are.
+    """
+    channels, height, width = shape
+    pixel = 1 if planar else channels
+    for i in range(len(begins)):
+        tall, wide = sizes[i if len(sizes) > 1 else 0]
+        if begins[i] < 0 or begins[i] + tall * wide * channels > len(memory):
+            return i
+        plane = _U(tall * wide if planar else 1)
+        mirrored, step = hflip[i], _U(pixel)
+        over = min(max(0, -left[i]), width)  # columns of border at the rectangle's left
+        across = max(min(width, wide - left[i]) - over, 0)
+        first = left[i] + (over + across - 1 if mirrored else over)
+        over = width - over - across if mirrored else over
+        for y in range(height):
+            line = top[i] + (height - 1 - y if vflip[i] else y)
+            is_inside = 0 <= line < tall
+            before, inside = _U(over if is_inside else width), _U(across if is_inside else 0)
+            to = _U((i * channels * height + y) * width)
+            at = _U(begins[i] + (line * wide + first) * pixel)
+            for channel in range(_U(channels)):
+                for x in range(before):
+                    out[to + x] = border[channel]
+                for x in range(before + inside, _U(width)):
+                    out[to + x] = border[channel]
+                if mirrored:
+                    for x in range(inside):
+                        out[to + before + x] = results[channel, memory[at - x * step]]
+                else:
+                    for x in range(inside):
+                        out[to + before + x] = results[channel, memory[at + x * step]]
+                to += _U(height * width)
+                at += plane
+    return -1
