@@ -60,9 +60,9 @@ class Batch:
     def of_raw(cls, images: RawImages) -> Batch:
         """Images of one mode in the map."""
         palettes = None if images.palettes is None else tuple(images.palettes)
-        sizes = images.sizes if isinstance(images.sizes, tuple) else join(images.sizes[:, 0], images.sizes[:, 1])
-        images = replace(images, sizes=sizes)
-        return cls(Spec.pil(images.mode_at(0)), images, Windows.full(len(images), sizes), palettes=palettes)
+        if not isinstance(images.sizes, tuple):
+            images = replace(images, sizes=join(images.sizes[:, 0], images.sizes[:, 1]))
+        return cls(Spec.pil(images.mode_at(0)), images, Windows.full(len(images), images.sizes), palettes=palettes)
 
     @classmethod
     def of_samples(cls, spec: Spec, samples: Sequence[Any]) -> Batch:

@@ -42,12 +42,14 @@ class ToTensor(Step):
         """Convert, and scale bytes."""
         spec = self.infer(batch.spec)
         assert isinstance(spec, Spec)
+        if batch.palettes is not None:
+            batch = replace(batch, palettes=None)
         if batch.spec.dtype == spec.dtype:
-            return replace(batch, spec=spec, palettes=None)
+            return replace(batch, spec=spec)
         operations = [Arithmetic("to", spec.dtype)]
         if batch.spec.dtype == torch.uint8:
             operations.append(Arithmetic("div_", 255))
-        return replace(batch, palettes=None).compute(spec, *operations)
+        return batch.compute(spec, *operations)
 
 
 class ToTensorV2(ToTensor):

@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 
 from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.step import Params, Spec, Step
-from lmdbpipe.transforms.windows import Ints, axes
+from lmdbpipe.transforms.windows import Ints, axes, some
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class FiveCrop(Step):
     def _five(self, batch: Batch) -> tuple[Batch, ...]:
         (height, width), size = axes(batch.size), self.resized(batch.spec, None)
         h, w = size
-        if np.any(height < h) or np.any(width < w):
+        if some(height < h) or some(width < w):
             smallest = int(np.min(height)), int(np.min(width))
             raise ValueError(f"Requested crop size {size} is bigger than input size {smallest}")
         low, right = height - h, width - w

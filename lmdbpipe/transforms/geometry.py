@@ -20,7 +20,7 @@ from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.raw import Size
 from lmdbpipe.transforms.step import Params, Spec, Step, below
 from lmdbpipe.transforms.streams import Words
-from lmdbpipe.transforms.windows import Int, axes, join
+from lmdbpipe.transforms.windows import Int, axes, join, some
 
 Sides = tuple[Int, Int, Int, Int]
 """Pixels to add at the left, top, right and bottom."""
@@ -83,7 +83,7 @@ class CenterCrop(Step):
         """Pad where needed, and crop."""
         (height, width), (h, w) = axes(batch.size), self.resized(batch.spec, None)
         short, narrow = np.maximum(h - height, 0), np.maximum(w - width, 0)
-        if np.any(short) or np.any(narrow):
+        if some(short) or some(narrow):
             sides = (narrow // 2, short // 2, (narrow + 1) // 2, (short + 1) // 2)
             batch = border(batch, [sides], (0.0,) * batch.spec.channels)
             height, width = axes(batch.size)
@@ -176,7 +176,7 @@ class RandomCrop(Step):
 
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Pad and crop."""
-        sides = [side for side in self.paddings(batch.size) if any(np.any(amount) for amount in side)]
+        sides = [side for side in self.paddings(batch.size) if any(map(some, side))]
         if sides:
             batch = pad(batch, self.t, sides)
         elif self.t.padding is not None and self.t.padding_mode != "constant":  # an empty padding is one too, to PIL
@@ -189,7 +189,7 @@ class RandomCrop(Step):
     def _room(self, padded: Any) -> tuple[Any, Any]:
         """How many tops and lefts there are."""
         (height, width), (h, w) = axes(padded), self.crop_size
-        if np.any(height < h) or np.any(width < w):
+        if some(height < h) or some(width < w):
             raise ValueError(f"Required crop size {(h, w)} is larger than input image size {_smallest(padded)}")
         return height - h + 1, width - w + 1
 
@@ -259,7 +259,7 @@ def fill_of(t: Any, spec: Spec) -> tuple[float, ...] | str:
     given = getattr(t, "_fill", None)
     fill = t.fill if given is None else given.get(spec.tensor_type, given.get("others"))
     values: Any = 0 if fill is None else fill
-    if isinstance(values, numbers.Real):
+    if isinstance(values, int | float | numbers.Real):  # the two common ones are found fast
         values = [values]
     elif spec.kind == "tensor" and given is None:
         return "torchvision pads tensors with one number only"
@@ -345,16 +345,13 @@ def _index(index: NDArray[np.int64], before: int, after: int, mode: str, strict:
 
 def _sides(padding: Any) -> tuple[int, int, int, int] | None:
     """(left, top, right, bottom) of torchvision's ``padding`` argument; None if it is not integers."""
-    values = [padding] if isinstance(padding, int) else padding
-    if not isinstance(values, (list, tuple)) or not all(isinstance(value, int) for value in values):
+    if isinstance(padding, int):
+        return padding, padding, padding, padding
+    if not isinstance(padding, (list, tuple)) or not all(isinstance(value, int) for value in padding):
         return None
-    if len(values) == 1:
-        values = [*values, *values]
-    if len(values) == 2:
-        values = [*values, *values]
-    if len(values) != 4:
+    if len(padding) not in (1, 2, 4):
         return None
-    left, top, right, bottom = values
+    left, top, right, bottom = (*padding,) * (4 // len(padding))
     return left, top, right, bottom
 
 

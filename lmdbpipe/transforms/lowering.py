@@ -34,7 +34,6 @@ from lmdbpipe.transforms.windows import Ints
 
 Images = RawImages | Sequence[Image.Image] | Sequence[Tensor] | Tensor
 _OVERRIDES = ("__call__", "forward", "get_params", "make_params", "transform")
-_NO_WORDS = np.empty((0, 0), np.uint32)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -129,14 +128,13 @@ class Lowered:
             else:
                 end = self._unbatched(begin, batch.spec)
                 far = self._first_far(begin, batch.spec) if device is not None else None
+                first = self._first[begin]
+                words = draws.words(places, first, self._first[end] - first)
                 for number in range(begin, end):
-                    step = self.steps[number]
+                    step, at = self.steps[number], self._first[number] - first
                     if device is not None and number == far:
                         batch = batch.bound_for(device)
-                    words = _NO_WORDS
-                    if step.words:
-                        words = draws.words(places, self._first[number], step.words)
-                    params, _ = step.decode(words, batch.spec, batch.size)
+                    params, _ = step.decode(words[:, at : at + step.words], batch.spec, batch.size)
                     batch = run(step, batch, params)
                 if end == len(self.steps):
                     leaves.append(_Leaf(places, batch))

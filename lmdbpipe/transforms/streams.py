@@ -84,21 +84,39 @@ def torch_words(count: int) -> Words:
     return words
 
 
+_MIXING = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_SHIFTS = np.array([30, 27, 31, 32], np.uint64)
+_MULTIPLIERS = np.array(_MIXING, np.uint64)
+
+
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    """SplitMix64's finaliser, in place."""
+    for shift, multiplier in zip(_SHIFTS[:2], _MULTIPLIERS, strict=True):
+        z ^= z >> shift
+        z *= multiplier
+    z ^= z >> _SHIFTS[2]
+    return z
+
+
+def _mix_one(z: int) -> int:
+    """As `_mix`, for one number."""
+    for shift, multiplier in zip((30, 27), _MIXING, strict=True):
+        z = (z ^ (z >> shift)) * multiplier & _MASK
+    return z ^ (z >> 31)
 
 
 def keys(seed: int, epoch: int, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Give each sample a 64-bit key of (seed, epoch, index): uint64 [n]."""
-    key = np.array([(seed * _GOLDEN) & _MASK], np.uint64)
+    key = seed * _GOLDEN & _MASK
     for part in (seed >> 64, epoch):
-        key = _mix(key + np.uint64((part + 1) * 0xD1342543DE82EF95 & _MASK))
-    return _mix(_mix(key ^ indices.astype(np.uint64)) + key)
+        key = _mix_one(key + (part + 1) * 0xD1342543DE82EF95 & _MASK)
+    mixed = _mix(indices.astype(np.uint64) ^ np.uint64(key))
+    mixed += np.uint64(key)
+    return _mix(mixed)
 
 
 def counter_words(keys: NDArray[np.uint64], first: int, count: int) -> Words:
     """Give words ``first`` to ``first + count`` of each key's stream: uint32 [n, count]."""
     counters = np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-    return (_mix(keys[:, None] + counters) >> np.uint64(32)).astype(np.uint32)
+    words: Words = (_mix(keys[:, None] + counters) >> _SHIFTS[3]).astype(np.uint32)
+    return words

@@ -25,9 +25,14 @@ def axes(size: Size) -> tuple[Any, Any]:
     return size if isinstance(size, tuple) else (size[:, 0], size[:, 1])
 
 
+def some(value: Any) -> bool:
+    """Whether a number, or any of an array, is not zero; NumPy's own takes its time for a number."""
+    return bool(value.any()) if isinstance(value, np.ndarray) else bool(value)
+
+
 def join(height: Int, width: Int) -> Size:
     """Make a size of heights and widths; arrays that hold one value become that value."""
-    if isinstance(height, (int, np.integer)) and isinstance(width, (int, np.integer)):
+    if not isinstance(height, np.ndarray) and not isinstance(width, np.ndarray):
         return int(height), int(width)
     heights, widths = np.broadcast_arrays(height, width)
     if len(heights) and (heights == heights[0]).all() and (widths == widths[0]).all():
