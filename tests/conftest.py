@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import tarfile
 from pathlib import Path
@@ -10,7 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+if "forkserver" in multiprocessing.get_all_start_methods():
+    # The server of this session imports torch once, and not each of its processes. Spawned ones import it themselves.
+    multiprocessing.set_forkserver_preload(["lmdbpipe"])
+
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of later collections of garbage: many tests ask for one, and so does pytest."""
+    gc.collect()
+    gc.freeze()
 
 
 def _unpack(name: str, folder: Path) -> Path:
@@ -25,6 +37,15 @@ def _unpack(name: str, folder: Path) -> Path:
         tar.extractall(folder, filter="data")
     (root,) = folder.iterdir()
     return root
+
+
+@pytest.fixture
+def _served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes that would be spawned come from the fork server, which has imported torch already."""
+    given = multiprocessing.get_context
+    monkeypatch.setattr(
+        multiprocessing, "get_context", lambda method=None: given("forkserver" if method == "spawn" else method)
+    )
 
 
 @pytest.fixture(scope="session")

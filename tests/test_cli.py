@@ -184,6 +184,7 @@ def test_info_as_json(built: Path) -> None:
     assert json.loads(run("info", built, "--json").stdout) == json.loads(Database(built).manifest.dumps())
 
 
+@pytest.mark.usefixtures("_served")
 def test_verify_finds_a_changed_byte(built: Path, tmp_path: Path) -> None:
     """A byte that has changed is found, with the chunk and the column it lies in."""
     pixels = lmdbpipe.LMDBDataset.from_path(built)[2][0].tobytes()
@@ -198,6 +199,7 @@ def test_verify_finds_a_changed_byte(built: Path, tmp_path: Path) -> None:
     assert "1 problem found" in result.stderr
 
 
+@pytest.mark.usefixtures("_served")
 def test_verify_survives_damaged_pages(built: Path, tmp_path: Path) -> None:
     """Pages on which LMDB itself would crash are reported like other damage, and do not take the command with them."""
     data = bytearray(built.read_bytes())
@@ -252,6 +254,7 @@ def test_info_explains_a_transform(built: Path, tmp_path: Path, monkeypatch: pyt
     assert_error(run("info", built, "--transform", "nowhere"), 2, "nowhere")
 
 
+@pytest.mark.usefixtures("_served")
 def test_bench_measures_a_file(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file is measured with the user's own transform; the table is for people, JSON for programs."""
     (tmp_path / "measured.py").write_text(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import multiprocessing
 import os
 import pickle
 import random
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -137,26 +136,30 @@ def collated(samples: list[Any]) -> Any:
     return listed(samples) if isinstance(samples[0][0], Image.Image) else torch.utils.data.default_collate(samples)
 
 
-@pytest.mark.parametrize("method", [None, "fork", "forkserver", "spawn"])
-def test_seeded_loaders_give_the_wrapped_datasets_batches(method: str | None, cifar: Path, root: Path) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_seeded_loaders_give_the_wrapped_datasets_batches(num_workers: int, cifar: Path, root: Path) -> None:
     """Batches are bit for bit the ImageFolder's, for seven transforms, with workers of each start method and none."""
     order = torch.randperm(10_000, generator=torch.Generator().manual_seed(0)).tolist()
     keys = [[(k, i) for i in order[100 * n : 100 * n + 100]] for n in range(2) for k in range(len(TRANSFORMS))]
     folders = [ImageFolder(cifar, transform) for transform in TRANSFORMS.values()]
     wrapped = [LMDBDataset(folder, root=root, name="cifar") for folder in folders]
-    results = []
-    for datasets in (folders, wrapped):
+
+    def read(datasets: list[Any], method: str | None) -> list[Any]:
         torch.manual_seed(3)
         random.seed(3)
         loader = DataLoader(
             Each(datasets),
             batch_sampler=keys,
             collate_fn=collated,
-            num_workers=2 if method else 0,
+            num_workers=num_workers,
             multiprocessing_context=method,
         )
-        results.append(list(loader))
-    assert_same(*results)
+        return list(loader)
+
+    methods = ["fork", "forkserver", "spawn"] if num_workers else [None]
+    expected = read(folders, methods[0])  # each worker draws by its seed, however it is started
+    for method in methods:
+        assert_same(expected, read(wrapped, method))
 
 
 def test_lambdas_work_where_they_can_travel(cifar: Path, root: Path) -> None:
@@ -470,18 +473,27 @@ def test_contradicting_options(tmp_path: Path) -> None:
         LMDBDataset(small(), root=tmp_path / "file")
 
 
+def _wrap_at_once(root: Path, barrier: Any, results: Any) -> None:
+    dataset = FakeData(300, (3, 8, 8), 10)
+    barrier.wait(60)  # seconds; where one of them failed, the others would wait forever
+    wrapped = LMDBDataset(dataset, root=root)
+    date = wrapped.records.databases[0].manifest.provenance["date"]
+    results.put((len(wrapped), wrapped.records.fingerprint, date, wrapped.path))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
 def test_several_processes_end_with_one_build(tmp_path: Path) -> None:
     """Processes that build the same file at once all read it, and it is built once."""
-    script = (
-        "import sys; from torchvision.datasets import FakeData; from lmdbpipe import LMDBDataset;"
-        "w = LMDBDataset(FakeData(300, (3, 8, 8), 10), root=sys.argv[1]); print(len(w), w.records.fingerprint,"
-        "w.records.databases[0].manifest.provenance['date'], w.path)"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(3)]
-    outputs = {process.communicate()[0] for process in processes}
-    assert len(outputs) == 1
-    assert outputs.pop().startswith(b"300 ")
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(3), context.SimpleQueue()
+    processes = [context.Process(target=_wrap_at_once, args=(tmp_path, barrier, results)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    ((length, *_),) = {results.get() for _ in processes}
+    assert length == 300
     assert [path.suffix for path in tmp_path.iterdir()] == [".lmdb"]
 
 

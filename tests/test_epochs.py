@@ -58,9 +58,9 @@ def test_every_pass_is_the_next_epoch(num_workers: int, persistent: bool) -> Non
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_spawned_workers_agree(persistent: bool) -> None:
-    """The count reaches workers that are spawned."""
-    passes = loader(Passes(), 1, "spawn", persistent_workers=persistent)
+def test_pickled_workers_agree(persistent: bool) -> None:
+    """The count reaches workers that are not forked, but get their dataset through a pickle."""
+    passes = loader(Passes(), 1, "forkserver", persistent_workers=persistent)
     assert [read(passes) for _ in range(2 if persistent else 1)] == ([{0}, {1}] if persistent else [{0}])
     if not persistent:
         assert passes.dataset.epochs.peek() == 1  # type: ignore[attr-defined]

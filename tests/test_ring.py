@@ -41,7 +41,7 @@ class Source(IterableDataset[Any]):
 
 
 @pytest.mark.parametrize(
-    ("method", "persistent", "prefetch"), [("fork", False, 2), ("fork", True, 12), ("spawn", True, 2)]
+    ("method", "persistent", "prefetch"), [("fork", False, 2), ("fork", True, 12), ("forkserver", True, 2)]
 )
 def test_what_arrives_is_what_was_sent(method: str, persistent: bool, prefetch: int) -> None:
     """Values, dtypes, shapes and types are the same, held or not, over several passes, however much is prefetched."""

@@ -74,6 +74,7 @@ def test_every_way_is_measured(images: Path) -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.usefixtures("_served")
 def test_a_file_without_images(numbers: Path) -> None:
     """Raw samples are measured, and a note says why no transform is; no workers are no rows."""
     report = bench(numbers, Options(batch_size=8, workers=0, seconds=0.0))
@@ -86,6 +87,7 @@ def _broken(image: Any) -> Any:
     raise ZeroDivisionError("of the test")
 
 
+@pytest.mark.usefixtures("_served")
 def test_what_fails_is_said(images: Path) -> None:
     """A transform that raises leaves rows that say so, and the other figures."""
     report = bench(images, Options(batch_size=8, workers=0, seconds=0.0, transform=_broken, transform_name="broken"))

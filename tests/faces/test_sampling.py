@@ -331,11 +331,11 @@ def test_patterns_and_pipes(tmp_path: Path, file_of: FileOf) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_streams_travel_to_processes(make: Make, kind: str) -> None:
-    """A pickled stream gives the same, and so does one in spawned workers."""
+    """A pickled stream gives the same, and so does one in workers that get it through a pickle."""
     expected = passes(make(kind), 2)
     assert equal(expected, passes(pickle.loads(pickle.dumps(make(kind))), 2))
     if kind in ("weighted", "mixed"):
-        assert equal(expected[0], list(data_loader(make(kind), 1, multiprocessing_context="spawn")))
+        assert equal(expected[0], list(data_loader(make(kind), 1, multiprocessing_context="forkserver")))
 
 
 def test_states_tell_streams_apart(make: Make, file_of: FileOf) -> None:

@@ -59,8 +59,8 @@ def pack(images: Sequence[Image.Image], layout: str = "HWC", lead: int = 3) -> R
 
 
 def seed_all(seed: int) -> None:
-    """Seed the global generators."""
-    torch.manual_seed(seed)
+    """Seed the global generators, of torch the CPU's only: the others note down the whole stack at every call."""
+    torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)
 
