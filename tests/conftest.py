@@ -10,7 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
+
+settings.register_profile("tests", parent=settings(), deadline=None, max_examples=100)
+settings.register_profile("thorough", parent=settings(), deadline=None, max_examples=1000)
+settings.load_profile("tests")  # or, for a night: python -m pytest --hypothesis-profile thorough
 
 if "forkserver" in multiprocessing.get_all_start_methods():
     # The server of this session imports torch once, and not each of its processes. Spawned ones import it themselves.
@@ -46,6 +51,12 @@ def _served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         multiprocessing, "get_context", lambda method=None: given("forkserver" if method == "spawn" else method)
     )
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait until the kernel has forgotten a file: it may keep a small one for seconds."""
+    monkeypatch.setattr("lmdbpipe.machine._DROP_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -231,11 +231,11 @@ def test_help_lists_the_commands() -> None:
 
 
 def test_as_a_process(images: Path, tmp_path: Path) -> None:
-    """The command line works as users call it: status, streams, and no traceback."""
+    """The command line works as users call it: status, streams, and no traceback; verifying spawns a process."""
     done = run_process("build", f"imagefolder:{images}", "out.lmdb", "--workers", "2", cwd=tmp_path)
     assert (done.returncode, done.stdout[:20]) == (0, "out.lmdb: 6 samples,"), done.stderr
-    done = run_process("verify", "out.lmdb", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "out.lmdb: sound, 6 samples\n"), done.stderr
+    found = run("verify", tmp_path / "out.lmdb")
+    assert (found.exit_code, found.stdout) == (0, f"{tmp_path / 'out.lmdb'}: sound, 6 samples\n"), found.stderr
 
 
 def test_info_explains_a_transform(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +254,7 @@ def test_info_explains_a_transform(built: Path, tmp_path: Path, monkeypatch: pyt
     assert_error(run("info", built, "--transform", "nowhere"), 2, "nowhere")
 
 
-@pytest.mark.usefixtures("_served")
+@pytest.mark.usefixtures("_served", "_impatient")
 def test_bench_measures_a_file(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file is measured with the user's own transform; the table is for people, JSON for programs."""
     (tmp_path / "measured.py").write_text(

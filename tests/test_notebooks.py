@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +41,43 @@ def _said(output: Mapping[str, Any]) -> list[str]:
     return pictures or [output["data"]["text/plain"]]
 
 
-@pytest.mark.filterwarnings("default")  # the client's own
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_runs_and_says_what_is_kept(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fresh run succeeds, with the text and the pictures that are kept in the notebook, and leaves no file behind."""
-    paths = [str(Path(lmdbpipe.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+def run(name: str, folder: Path) -> Any:
+    """Run a notebook in a folder, with small values if it measures."""
     notebook = read(name)
-    kept = said(notebook)
     if small := SMALL.get(name):
         (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
         cell.source = small
-    resources = {"metadata": {"path": str(tmp_path)}}
+    resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
-    found = said(notebook)
-    if small:  # figures differ from run to run: which cells show pictures does not
+    return notebook
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An empty folder for each notebook."""
+    return {name: tmp_path_factory.mktemp("notebook") for name in NOTEBOOKS}
+
+
+@pytest.fixture(scope="module")
+def runs(folders: dict[str, Path]) -> Iterator[dict[str, Future[Any]]]:
+    """Runs of all notebooks, each in a process of its own, side by side."""
+    paths = [str(Path(lmdbpipe.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as pool:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        yield {name: pool.submit(run, name, folder) for name, folder in folders.items()}
+
+
+@pytest.mark.filterwarnings("default")  # the client's own
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_runs_and_says_what_is_kept(name: str, runs: dict[str, Future[Any]], folders: dict[str, Path]) -> None:
+    """A fresh run succeeds, with the text and the pictures that are kept in the notebook, and leaves no file behind."""
+    found, kept = said(runs[name].result()), said(read(name))
+    if name in SMALL:  # figures differ from run to run: which cells show pictures does not
         found, kept = (
-            [[text for text in texts if text.startswith("image/")] for texts in run] for run in (found, kept)
+            [[text for text in texts if text.startswith("image/")] for texts in outputs] for outputs in (found, kept)
         )
     assert found == kept
-    assert not list(tmp_path.iterdir())
+    assert not list(folders[name].iterdir())
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

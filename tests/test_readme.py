@@ -57,7 +57,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.usefixtures("_elsewhere")
+@pytest.mark.usefixtures("_elsewhere", "_served")
 @pytest.mark.filterwarnings("ignore:.*set_vital")  # torchdata calls what torch has deprecated
 def test_blocks_run() -> None:
     """Every Python block runs as it stands, after the commands and blocks before it."""

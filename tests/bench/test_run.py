@@ -15,6 +15,7 @@ from lmdbpipe.bench import Options, Report, as_text, bench
 from lmdbpipe.bench import run as module
 from lmdbpipe.errors import DatabaseNotFoundError, FormatError
 
+pytestmark = pytest.mark.usefixtures("_impatient")
 QUICK = Options(batch_size=8, workers=1, seconds=0.01)
 WAYS = [
     ("stream in order", "inline"),

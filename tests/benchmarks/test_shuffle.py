@@ -14,6 +14,7 @@ from .shuffle import main
 _COUNTS = {"batch_size": 100, "chunk_length": 50, "class_length": 200}
 
 
+@pytest.mark.usefixtures("_impatient")
 @pytest.mark.filterwarnings("ignore")  # peers warn as they like
 def test_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every shuffle is measured or named as missing; nothing but the results is left."""

@@ -24,7 +24,7 @@ def torch_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("torch_threads")
+@pytest.mark.usefixtures("torch_threads", "_impatient")
 @pytest.mark.filterwarnings("ignore")  # peers warn as they like
 def test_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every contender is measured or named with a reason; what is always installed fails nowhere."""
@@ -45,7 +45,7 @@ def test_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plot.png", "results.json", "table.md"]
 
 
-@pytest.mark.usefixtures("torch_threads")
+@pytest.mark.usefixtures("torch_threads", "_impatient")
 @pytest.mark.filterwarnings("ignore")
 def test_parts_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What was built is used again, figures are put beside those of an earlier run, and every target has its line."""

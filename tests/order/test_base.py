@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdbpipe.errors import ConfigError, OutOfRangeError
@@ -25,7 +25,6 @@ ORDERS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=200)
 @given(order=ORDERS)
 def test_every_sample_once(order: BaseOrder) -> None:
     """The whole order holds each sample once, as int64."""
@@ -34,7 +33,6 @@ def test_every_sample_once(order: BaseOrder) -> None:
     assert list(range(order.length)) == sorted(result.tolist())
 
 
-@settings(deadline=None, max_examples=200)
 @given(order=ORDERS, data=st.data())
 def test_any_part_is_a_slice_of_the_whole(order: BaseOrder, data: st.DataObject) -> None:
     """Positions asked for in any sequence are those of the whole order, whatever the object remembers."""
@@ -49,7 +47,6 @@ def test_any_part_is_a_slice_of_the_whole(order: BaseOrder, data: st.DataObject)
         assert all(0 < len(piece) <= order.buffer_size for _, piece in pieces)
 
 
-@settings(deadline=None)
 @given(order=ORDERS)
 def test_equal_settings_repeat(order: BaseOrder) -> None:
     """Orders of equal settings are equal, hash alike and give the same samples, also through a pickle."""

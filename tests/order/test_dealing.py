@@ -61,7 +61,7 @@ def dealt(dealing: Dealing) -> list[int]:
     return [position for start, stop in dealing.segments for position in range(start, stop)]
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=200)
 @given(dealing=dealings())
 def test_coverage(dealing: Dealing) -> None:
     """Each position is read once, but for the documented tail; padding is the first samples, and is masked."""
@@ -82,7 +82,6 @@ def test_coverage(dealing: Dealing) -> None:
     assert sorted(repeats) == sorted(position % dealing.length for position in range(len(repeats)))
 
 
-@settings(deadline=None, max_examples=300)
 @given(dealing=dealings())
 def test_lengths_are_exact(dealing: Dealing) -> None:
     """len, num_batches and num_samples are what is read, for each worker and rank."""
@@ -97,7 +96,6 @@ def test_lengths_are_exact(dealing: Dealing) -> None:
             assert rank.num_batches == sum(len(batches) for batches in per_worker)
 
 
-@settings(deadline=None, max_examples=300)
 @given(dealing=dealings())
 def test_ranks_get_the_same(dealing: Dealing) -> None:
     """With pad and drop all ranks read equally many samples in equal batches; with allow they differ by one."""
@@ -110,7 +108,6 @@ def test_ranks_get_the_same(dealing: Dealing) -> None:
         assert max(map(len, sizes)) - min(map(len, sizes)) <= (1 if dealing.batch_size else len(dealt(dealing)))
 
 
-@settings(deadline=None)
 @given(dealing=dealings())
 def test_sizes_are_those_of_distributed_sampler(dealing: Dealing) -> None:
     """Without drop_last a rank reads the ceiling (pad) or the floor (drop) of an even share, as torch's sampler."""
@@ -121,7 +118,6 @@ def test_sizes_are_those_of_distributed_sampler(dealing: Dealing) -> None:
         assert expected == rank.num_samples
 
 
-@settings(deadline=None, max_examples=200)
 @given(dealing=dealings(batched=True))
 def test_workers_do_not_change_the_order(dealing: Dealing) -> None:
     """A round robin over the workers gives the batches of a single worker, for every number of workers."""
@@ -130,7 +126,6 @@ def test_workers_do_not_change_the_order(dealing: Dealing) -> None:
         assert list(range(rank.num_batches)) == [batch.step for batch in round_robin(rank)]
 
 
-@settings(deadline=None)
 @given(dealing=dealings(batched=True), world_size=st.sampled_from([1, 2, 3, 4, 6, 12]), uneven=UNEVEN)
 def test_global_batches_depend_on_their_size_only(dealing: Dealing, world_size: int, uneven: Uneven) -> None:
     """Step by step, all ranks of 12 = world_size * batch_size together read the positions in order."""
@@ -145,7 +140,6 @@ def test_global_batches_depend_on_their_size_only(dealing: Dealing, world_size: 
     assert [expected[at : at + 12] for at in range(0, len(expected), 12)] == together
 
 
-@settings(deadline=None)
 @given(dealing=dealings(), data=st.data())
 def test_reading_can_begin_anywhere(dealing: Dealing, data: st.DataObject) -> None:
     """From its item number ``first`` on, a worker reads what it would have read after so many."""
@@ -157,7 +151,6 @@ def test_reading_can_begin_anywhere(dealing: Dealing, data: st.DataObject) -> No
         assert read(dealing)[first:] == list(dealing.batches(first))
 
 
-@settings(deadline=None)
 @given(dealing=dealings(batched=True))
 def test_remaining_is_what_later_steps_read(dealing: Dealing) -> None:
     """After each step, what remains and what was read so far are all that was dealt."""
@@ -172,7 +165,6 @@ def test_remaining_is_what_later_steps_read(dealing: Dealing) -> None:
         assert dealing.length - len(remaining) == dealing.position_after(step)
 
 
-@settings(deadline=None)
 @given(dealing=dealings(batched=False))
 def test_single_samples_are_contiguous(dealing: Dealing) -> None:
     """Without a batch size, ranks and their workers one after the other read the positions in order."""

@@ -77,7 +77,7 @@ LAYOUTS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=200)
 @given(length=st.integers(0, 90), layouts=st.lists(LAYOUTS, min_size=1, max_size=5), data=st.data())
 def test_elastic_resume_is_exact(length: int, layouts: list[Dealing], data: st.DataObject) -> None:
     """However often ranks, workers and batch size change, each sample of the epoch is seen exactly once."""
@@ -95,7 +95,6 @@ def test_elastic_resume_is_exact(length: int, layouts: list[Dealing], data: st.D
     assert Counter(range(length)) == Counter(seen)
 
 
-@settings(deadline=None, max_examples=100)
 @given(length=st.integers(0, 90), layouts=st.lists(LAYOUTS, min_size=1, max_size=5), data=st.data())
 def test_elastic_resume_drops_only_the_tail(length: int, layouts: list[Dealing], data: st.DataObject) -> None:
     """With drop each sample is seen at most once, and fewer than world_size are missing in the end."""
@@ -142,7 +141,6 @@ def global_batches(dealing: Dealing) -> list[list[int]]:
     return [counted([b for b in step if b is not None]) for step in zip_longest(*in_order)]
 
 
-@settings(deadline=None)
 @given(length=st.integers(0, 90), layout=LAYOUTS, data=st.data())
 def test_the_same_workers_go_on(length: int, layout: Dealing, data: st.DataObject) -> None:
     """Each worker's own state, loaded into the same worker, gives the rest of what it would have read."""
@@ -162,7 +160,6 @@ def test_workers_go_on_with_other_ranks_of_the_same_global_batch() -> None:
     assert (first, read(now)[2:]) == (2, read(rest, first))
 
 
-@settings(deadline=None)
 @given(length=st.integers(0, 90), layout=LAYOUTS, data=st.data())
 def test_any_rank_speaks_for_all(length: int, layout: Dealing, data: st.DataObject) -> None:
     """Where ranks are in step, the states of any one rank merge to the same as those of all."""

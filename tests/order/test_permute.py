@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdbpipe.errors import ConfigError, OutOfRangeError
@@ -16,7 +16,6 @@ SEEDS = st.integers(-(2**70), 2**70)
 EPOCHS = st.integers(0, 2**64 - 1)
 
 
-@settings(deadline=None)
 @given(n=st.integers(0, 300), seed=SEEDS, epoch=EPOCHS, window=EPOCHS)
 def test_window_is_a_permutation(n: int, seed: int, epoch: int, window: int) -> None:
     """A window's permutation holds each element once, as int64, and repeats for the same arguments."""
@@ -53,7 +52,6 @@ def test_window_is_pinned() -> None:
     assert window_permutation(2**16 + 1, seed=0, epoch=0, window=0)[:5].tolist() == [64990, 47848, 34552, 63659, 24994]
 
 
-@settings(deadline=None)
 @given(
     n=st.one_of(st.integers(1, 300), st.integers(2**16 - 1, 2**18), st.integers(1, 2**62)), seed=SEEDS, data=st.data()
 )

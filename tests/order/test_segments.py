@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdbpipe.errors import ConfigError
@@ -19,7 +19,6 @@ def listed(segments: Segments) -> list[int]:
     return [position for start, stop in segments for position in range(start, stop)]
 
 
-@settings(deadline=None)
 @given(bounds=BOUNDS, start=st.integers(0, 70), size=st.integers(0, 70))
 def test_cut_is_a_slice(bounds: list[int], start: int, size: int) -> None:
     """Cutting segments is slicing their positions; joined segments hold the same positions."""
@@ -32,7 +31,6 @@ def test_cut_is_a_slice(bounds: list[int], start: int, size: int) -> None:
     assert all(a[1] < b[0] for a, b in pairwise(segments))
 
 
-@settings(deadline=None)
 @given(bounds=BOUNDS, taken=BOUNDS)
 def test_leave_takes_ranges_out(bounds: list[int], taken: list[int]) -> None:
     """What is left is what no taken range holds; ranges past the end take nothing."""

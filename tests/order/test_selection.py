@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdbpipe.errors import ConfigError
@@ -48,7 +48,6 @@ def selections(draws: st.DrawFn) -> Selection:
     return draw(inner, weights, draws(st.integers(1, 50)))
 
 
-@settings(deadline=None, max_examples=300)
 @given(selection=selections(), shuffle=st.booleans(), seed=st.integers(-3, 3), epoch=st.integers(0, 3), data=st.data())
 def test_laws(selection: Selection, shuffle: bool, seed: int, epoch: int, data: st.DataObject) -> None:
     """A place's sample does not depend on what else is asked for; no copy occurs twice; numbers stay in their range."""
@@ -69,7 +68,6 @@ def test_laws(selection: Selection, shuffle: bool, seed: int, epoch: int, data: 
         assert len(everything) > len(first) or selection.copies > 1 or set(first.values()) == {0}
 
 
-@settings(deadline=None)
 @given(length=st.integers(1, 9), times=st.integers(1, 4))
 def test_repeated(length: int, times: int) -> None:
     """All copy numbers of all samples, one copy after the other; repeating twice multiplies."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lmdbpipe.errors import StateError
@@ -54,7 +54,6 @@ def test_state_is_pinned() -> None:
     assert {**expected, "position": 0, "share": share} == SHARE.to_json_dict()
 
 
-@settings(deadline=None)
 @given(
     start=st.builds(
         replace,
