@@ -6,10 +6,12 @@ import gc
 import multiprocessing
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from PIL import Image
 
@@ -28,6 +30,19 @@ def pytest_collection_finish() -> None:
     """Leave what the imports made out of later collections of garbage: many tests ask for one, and so does pytest."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _seeds_of_the_cpu() -> Iterator[None]:
+    """Seed the CPU's generator alone where there is no GPU.
+
+    For every kind of device that is not there torch notes down the stack, in each of thousands of calls, for as long as
+    the process lives; torchvision's FakeData seeds for every sample, and a DataLoader for every worker.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not torch.cuda.is_available():
+            patch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)
+        yield
 
 
 def _unpack(name: str, folder: Path) -> Path:

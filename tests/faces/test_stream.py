@@ -38,7 +38,6 @@ def rank_streams(path: str, world_size: int, **given: Any) -> list[LMDBIterableD
     return [LMDBIterableDataset(path, rank=rank, world_size=world_size, **given) for rank in range(world_size)]
 
 
-@settings(deadline=None, max_examples=150)
 @given(
     length=st.sampled_from(LENGTHS),
     world_size=st.integers(1, 6),
@@ -63,7 +62,6 @@ def test_allow_gives_each_sample_once(
         assert max(map(len, batches)) - min(map(len, batches)) <= 1
 
 
-@settings(deadline=None, max_examples=200)
 @given(
     length=st.sampled_from(LENGTHS),
     world_size=st.integers(1, 6),
@@ -94,7 +92,6 @@ def test_ranks_get_equally_many(
         assert dealt == padded[: len(padded) // group * group]
 
 
-@settings(deadline=None, max_examples=100)
 @given(
     length=st.sampled_from(LENGTHS),
     world_size=st.integers(1, 5),
@@ -122,7 +119,7 @@ def test_single_samples_are_dealt_as_promised(
     assert max(counts) - min(counts) <= (uneven == "allow")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     length=st.sampled_from(LENGTHS),
     world_size=st.integers(1, 4),
