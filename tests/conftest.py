@@ -1,4 +1,4 @@
-"""Data that tests of several parts share."""
+"""Data that tests of several parts share, and what all of them run under."""
 
 from __future__ import annotations
 

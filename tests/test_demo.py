@@ -25,7 +25,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setitem(module._rate.__kwdefaults__, "least", 0.02)
+    monkeypatch.setattr(module._rate, "__kwdefaults__", {"epochs": 2, "least": 0.02})
     monkeypatch.setattr(module, "_SECONDS", 0.2)
 
 
