@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.utils.data._utils
 from hypothesis import settings
 from PIL import Image
 
@@ -33,13 +34,17 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _seeds_of_the_cpu() -> Iterator[None]:
-    """Seed the CPU's generator alone where there is no GPU.
+def _torch_in_a_hurry() -> Iterator[None]:
+    """Spare what torch takes time for and no test is about.
 
-    For every kind of device that is not there torch notes down the stack, in each of thousands of calls, for as long as
-    the process lives; torchvision's FakeData seeds for every sample, and a DataLoader for every worker.
+    For every kind of device that is not there torch.manual_seed notes down the stack, in each of thousands of calls,
+    for as long as the process lives; torchvision's FakeData seeds for every sample, and a DataLoader for every worker.
+
+    The workers of a DataLoader that failed, or was left in the midst, do not hear of it where only a collection of
+    garbage ends it, since their queue is closed first: it then waits five seconds for each before it terminates them.
     """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
         if not torch.cuda.is_available():
             patch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)
         yield
