@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lmdbpipe.ring import lend
+
 Bytes = npt.NDArray[np.uint8]
 _SHARED_BYTES = 256 * 1024
 """Below this a copy takes no longer than to wake a thread."""
@@ -32,8 +34,11 @@ class Copier:
         return f"Copier(pause={self._pause})"
 
     def join(self, pieces: list[Bytes]) -> Bytes:
-        """Give the bytes of some pieces, at least one, end to end in new memory."""
+        """Give the bytes of some pieces, at least one, end to end in memory of their own, which travels if in a worker."""
         size = sum(map(len, pieces))
+        lent = lend(size)
+        if lent is not None:
+            return np.concatenate(pieces, out=lent)
         began = time.perf_counter()
         if size < _SHARED_BYTES or torch.get_num_threads() == 1 or began < self._alone_until:
             return pieces[0].copy() if len(pieces) == 1 else np.concatenate(pieces)

@@ -1,10 +1,12 @@
 """Batches on their way from a worker process to the main one, through shared memory that is used again and again.
 
 torch sends every tensor of a worker in a fresh shared-memory segment: a file descriptor to pass, and every page faulted
-in on both sides. Here a worker copies a large tensor into one of a few shared slots, and the main process copies it out
-while it unpickles the message. A slot's handle travels with the first message that uses it, later ones name its number;
-a byte in shared memory says whether the slot is free, another whether the main process knows it. Where no slot is free,
-torch's own way is taken; small tensors travel in the message. Slots are unnamed and gone with the processes.
+in on both sides. Here a worker makes its batches in a few shared slots to begin with (`lend`; what was made elsewhere
+is copied into one), and the main process gets a tensor over the slot; the slot is free again once nobody in either
+process holds it. A slot's handle travels with the first message that uses it, later ones name its number; a byte in
+shared memory says whether the main process has the slot, another whether it knows it. Who holds more than a few batches
+gets copies of the others; where no slot is free, torch's own way is taken; small tensors travel in the message. Slots
+are unnamed and gone with the processes.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import itertools
 import math
 import multiprocessing
 import os
+import threading
+import weakref
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
@@ -23,13 +27,15 @@ import torch
 from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import get_worker_info
 
-from lmdbpipe.transforms.pool import DEAR, POOL
+Bytes = npt.NDArray[np.uint8]
 
 _SMALLEST = 64 * 1024
 """Bytes below which a tensor travels in the message itself."""
 _SLOTS = 8
 _RING_BYTES = 512 * 1024**2
 """The most shared memory a worker takes for its slots."""
+_HELD = 4
+"""How many slots of a worker's ring the main process may hold; it copies what comes beyond."""
 _BUSY, _KNOWN = 0, 1
 
 
@@ -72,7 +78,13 @@ class _Slot:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor: torch.Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
-        self.bytes: npt.NDArray[np.uint8] = self.tensor.numpy()
+        self.bytes: Bytes = self.tensor.numpy()
+
+    def view(self, offset: int, nbytes: int, ended: Callable[[int], None], number: int) -> Bytes:
+        """View some bytes, and call ``ended(number)`` once nobody holds the view, or a tensor, view or slice of it."""
+        view = np.frombuffer(self.bytes.data, np.uint8, nbytes, offset)  # over a buffer: views of it refer to it
+        weakref.finalize(view, ended, number).atexit = False
+        return view
 
 
 class _Ring:
@@ -85,45 +97,111 @@ class _Ring:
         self.size = size
         self.slots: list[_Slot] = []
         self.state = _Slot(torch.zeros(2 * _SLOTS, dtype=torch.uint8))
+        self._taken = [False] * _SLOTS
+        self._lock = threading.Lock()
 
     def take(self) -> int | None:
-        """Find a free slot, or make one; None if there may be no more."""
-        for number in range(len(self.slots)):
-            if not self.state.bytes[2 * number + _BUSY]:
-                return number
-        if len(self.slots) == _SLOTS or (len(self.slots) + 1) * self.size > _RING_BYTES:
-            return None
-        self.slots.append(_Slot(torch.empty(self.size, dtype=torch.uint8)))
-        return len(self.slots) - 1
+        """Take a free slot, or make one; None if there may be no more."""
+        with self._lock:
+            for number in range(len(self.slots)):
+                if not self._taken[number] and not self.state.bytes[2 * number + _BUSY]:
+                    break
+            else:
+                number = len(self.slots)
+                if number == _SLOTS or (number + 1) * self.size > _RING_BYTES:
+                    return None
+                self.slots.append(_Slot(torch.empty(self.size, dtype=torch.uint8)))
+            self._taken[number] = True
+            return number
+
+    def give_back(self, number: int) -> None:
+        """Say that this process holds a slot no longer."""
+        self._taken[number] = False
+
+    def holds(self, number: int) -> bool:
+        """Whether only this process has a slot."""
+        return self._taken[number] and not self.state.bytes[2 * number + _BUSY]
+
+    def send(self, number: int, offset: int, form: _Form) -> tuple[Callable[..., torch.Tensor], tuple[Any, ...]]:
+        """Pickle a slot's number; from now on the main process has it."""
+        self.state.bytes[2 * number + _BUSY] = 1
+        known = self.state.bytes[2 * number + _KNOWN]
+        handles = None if known else (self.slots[number].tensor, self.state.tensor)
+        return _rebuild, (self.key, number, handles, offset, form)
+
+
+class _Received(NamedTuple):
+    """In the main process: what it knows of a worker's ring, and the slots that somebody here holds."""
+
+    slots: dict[int, _Slot]
+    state: _Slot
+    held: set[int]
+
+    def give_back(self, number: int) -> None:
+        """Let the worker have a slot again."""
+        self.held.discard(number)
+        self.state.bytes[2 * number + _BUSY] = 0
 
 
 _rings: dict[int, _Ring] = {}
 """In a worker: its rings, by the size of their slots."""
-_received: dict[tuple[int, int], tuple[dict[int, _Slot], _Slot]] = {}
-"""In the main process: the slots and the state of each worker's rings."""
+_lent: dict[int, tuple[_Ring, int]] = {}
+"""In a worker: the slots that were lent, by their addresses."""
+_received: dict[tuple[int, int], _Received] = {}
+"""In the main process: each worker's rings."""
+
+
+def _ring(nbytes: int) -> _Ring:
+    """The ring of this process for tensors of so many bytes."""
+    size = 1 << (nbytes - 1).bit_length()  # pages of a slot that are never written take no memory
+    ring = _rings.get(size)
+    if ring is None or ring.key[0] != os.getpid():  # or it was inherited by a fork
+        ring = _rings[size] = _Ring(size)
+    return ring
+
+
+def lend(nbytes: int) -> Bytes | None:
+    """In a worker: give uninitialised bytes of a slot, which then travel without being copied.
+
+    Returns:
+        uint8 [nbytes]; None in other processes, for few bytes, and where no slot is free.
+    """
+    if nbytes < _SMALLEST or not travels():
+        return None
+    ring = _ring(nbytes)
+    number = ring.take()
+    if number is None:
+        return None
+    slot = ring.slots[number]
+    _lent[slot.tensor.data_ptr()] = (ring, number)
+    return slot.view(0, nbytes, ring.give_back, number)
 
 
 def _reduce(tensor: SharedTensor) -> tuple[Callable[..., torch.Tensor], tuple[Any, ...]]:
-    """Copy a tensor into a free slot, and pickle the slot's number."""
+    """Pickle the number of the slot that a tensor lies in, or of a free one after copying it there."""
     plain = tensor.detach().as_subclass(torch.Tensor)
     if not _is_dense(plain):
         plain = plain.contiguous()
     form = _Form(plain.dtype, tuple(plain.shape), plain.stride())
-    data = plain.as_strided((plain.numel(),), (1,)).view(torch.uint8).numpy()
     if plain.nbytes < _SMALLEST:
-        return _from_bytes, (bytearray(data), form)
-    size = 1 << (plain.nbytes - 1).bit_length()  # pages of a slot that are never written take no memory
-    ring = _rings.get(size)
-    if ring is None or ring.key[0] != os.getpid():  # or it was inherited by a fork
-        ring = _rings[size] = _Ring(size)
+        return _from_bytes, (bytearray(_bytes(plain)), form)
+    ring, number = _lent.get(plain.untyped_storage().data_ptr(), (None, None))
+    if ring is not None and number is not None and ring.holds(number):
+        return ring.send(number, int(plain.storage_offset()) * plain.element_size(), form)
+    ring = _ring(plain.nbytes)
     number = ring.take()
     if number is None:
         return reduce_tensor(plain)  # type: ignore[no-any-return, no-untyped-call]
-    ring.state.bytes[2 * number + _BUSY] = 1
-    slot = ring.slots[number]
-    slot.bytes[: len(data)] = data  # by NumPy: in one thread, since other workers have the other cores
-    handles = None if ring.state.bytes[2 * number + _KNOWN] else (slot.tensor, ring.state.tensor)
-    return _rebuild, (ring.key, number, handles, form)
+    # by NumPy: in one thread, since other workers have the other cores
+    ring.slots[number].bytes[: plain.nbytes] = _bytes(plain)
+    message = ring.send(number, 0, form)
+    ring.give_back(number)
+    return message
+
+
+def _bytes(dense: torch.Tensor) -> Bytes:
+    """View the memory of a dense tensor."""
+    return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8).numpy()
 
 
 def _from_bytes(data: bytearray, form: _Form) -> torch.Tensor:
@@ -136,23 +214,22 @@ def _rebuild(
     key: tuple[int, int],
     number: int,
     handles: tuple[torch.Tensor, torch.Tensor] | None,
+    offset: int,
     form: _Form,
 ) -> torch.Tensor:
-    """Copy a tensor out of its slot, and free the slot."""
+    """Give a tensor over its slot; a copy where many slots of a worker are held here, so that some are left to it."""
     if handles is not None:
         if key not in _received:
             _forget_ended()
-            _received[key] = ({}, _Slot(handles[1]))
-        _received[key][0][number] = _Slot(handles[0])
-    slots, state = _received[key]
-    state.bytes[2 * number + _KNOWN] = 1
-    size = math.prod(form.shape) * form.dtype.itemsize
-    if size < DEAR:
-        out = torch.from_numpy(slots[number].bytes[:size].copy())
-    else:
-        out = POOL.empty((size,), torch.uint8)
-        out.numpy()[:] = slots[number].bytes[:size]
-    state.bytes[2 * number + _BUSY] = 0
+            _received[key] = _Received({}, _Slot(handles[1]), set())
+        _received[key].slots[number] = _Slot(handles[0])
+    received = _received[key]
+    received.state.bytes[2 * number + _KNOWN] = 1
+    many = len(received.held) >= _HELD
+    received.held.add(number)
+    nbytes = math.prod(form.shape) * form.dtype.itemsize
+    data = received.slots[number].view(offset, nbytes, received.give_back, number)
+    out = torch.from_numpy(data.copy() if many else data)
     return out.view(form.dtype).as_strided(form.shape, form.strides)
 
 

@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lmdbpipe.ring import lend
+
 SMALLEST = 1 << 18
 """Bytes. The allocator itself keeps smaller blocks."""
 DEAR = 16 << 20
@@ -61,11 +63,14 @@ class Pool:
         return sum(size * len(shelf) for size, shelf in list(self._shelves.items()))
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Give an uninitialised C-contiguous CPU tensor, like `torch.empty`."""
+        """Give an uninitialised C-contiguous CPU tensor, like `torch.empty`; in a worker, in memory that travels."""
         kind = _NUMPY.get(dtype)
         size = math.prod(shape) * dtype.itemsize
         if kind is None or size < SMALLEST:
             return torch.empty(shape, dtype=dtype, device="cpu")
+        lent = lend(size)
+        if lent is not None:
+            return torch.from_numpy(lent.view(kind).reshape(shape))
         try:
             buffer = self._shelves[size].pop()
         except (KeyError, IndexError):
