@@ -58,15 +58,14 @@ def resolve_ranks(given: Ranks | None, inherited: Ranks | None = None) -> Ranks:
 
     Args:
         given: By the user.
-        inherited: In a worker process: the main process's.
+        inherited: What a copy of a reader found when it was made: that holds in a worker process whose start method
+            did not bring torch.distributed along. A copy may be older than the process group, so it comes last.
     """
     if given is not None:
         return given
-    if inherited is not None and get_worker_info() is not None:
-        return inherited
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
-    return Ranks(0, 1)
+    return inherited if inherited is not None and get_worker_info() is not None else Ranks(0, 1)
 
 
 def resolve_workers() -> Workers:

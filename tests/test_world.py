@@ -76,6 +76,15 @@ def test_workers_know_themselves() -> None:
     assert sorted(loader) == [[[worker, 3], [1, 7]] for worker in range(3)]
 
 
+@pytest.mark.filterwarnings(FEW_CORES)
+def test_process_group_is_newer_than_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked worker takes the rank of its process group, not one that a copy of the reader found before that."""
+    for name, value in (("is_initialized", True), ("get_rank", 1), ("get_world_size", 2)):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    loader = DataLoader(Resolving(), batch_size=None, num_workers=2, multiprocessing_context="fork")
+    assert sorted(loader) == [[[worker, 2], [1, 2]] for worker in range(2)]
+
+
 def test_rank_of_torch_distributed(tmp_path: Path) -> None:
     """Where torch.distributed is initialised, its rank and world size are taken."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
