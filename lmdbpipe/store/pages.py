@@ -28,6 +28,8 @@ _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _BRANCH, _LEAF, _OVERFLOW, _IS_META = 1, 2, 4, 8
 _BIG, _SUBTREE = 1, 2
 _NO_PAGE = 2**64 - 1
+_MOST_LEVELS = 32
+"""LMDB's own limit (CURSOR_STACK) to the depth of a tree."""
 
 
 class _Damage(Exception):
@@ -69,6 +71,8 @@ def _tree(name: str, value: bytes) -> _Tree:
     _, flags, depth, _, _, _, entries, root = _TREE.unpack(value)
     if flags:
         raise _Damage(f"database {name}: it has flags {flags:#x}")
+    if depth > _MOST_LEVELS:
+        raise _Damage(f"database {name}: it is {depth} pages deep, which LMDB does not walk")
     return _Tree(name, depth, entries, root)
 
 

@@ -233,6 +233,7 @@ class Database:
             with environment.lock():
                 if self._environment is not None and self._generation == environment.generation():
                     return self._environment  # another thread was first
+                self._environment = None  # what a fork inherited is closed, also where what follows fails
                 opened = environment.acquire(self.path, self.config)
                 self._rows, self._addresses, self._anchor = {}, {}, (0, 0)
                 self._memory = None

@@ -195,6 +195,26 @@ def test_replaced_files_are_refused(path: Path) -> None:
     assert Database(path).manifest.length == 3
 
 
+def _refused_twice(database: Database, results: Any) -> None:
+    for _ in range(2):
+        try:
+            label(database, 3)
+        except Exception as error:
+            results.send(type(error))
+
+
+def test_replaced_files_are_refused_after_a_fork(path: Path) -> None:
+    """A forked child that finds another file says so as often as it is asked; it never reads what it inherited."""
+    database = Database(path)
+    assert label(database, 3) == 3
+    lmdbpipe.build(Listed([(k, k) for k in range(3)]), path, overwrite=True, progress=False)
+    here, there = FORK.Pipe()
+    child = FORK.Process(target=_refused_twice, args=(database, there))
+    child.start()
+    assert [here.recv() for _ in range(2)] == [DatabaseMismatchError] * 2
+    child.join()
+
+
 @pytest.mark.parametrize("access", ["get", "cursor"])
 def test_threads_share_a_reader(access: Any, path: Path) -> None:
     """Threads read the same object at once, from its first use on."""

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lmdbpipe import LMDBConfig
-from lmdbpipe.errors import LMDBPipeError
+from lmdbpipe.errors import CorruptError, LMDBPipeError
 from lmdbpipe.store import Database, verify
 from lmdbpipe.store.pages import check_pages
 from tests.helpers import OPTIONS, change, content, dump
@@ -197,6 +197,26 @@ def test_any_flipped_bytes_are_found(data: st.DataObject, original: Path, tmp_pa
     except LMDBPipeError as error:
         said = [str(error)]
     assert said or content(path) == content(original)
+
+
+def test_trees_deeper_than_lmdb_walks_are_refused(path: Path) -> None:
+    """A tree that was made as deep as Python's stack is refused before it is walked."""
+    with lmdb.open(str(path), readonly=True, **OPTIONS) as env:
+        size = int(env.stat()["psize"])
+    whole, levels = bytearray(path.read_bytes()), 2000
+    first = len(whole) // size
+    for meta in (0, size):  # magic, version, address and map size, the free tree; then the main one, and the last page
+        struct.pack_into("<H", whole, meta + 16 + 24 + 48 + 6, levels)
+        struct.pack_into("<QQ", whole, meta + 16 + 24 + 48 + 40, first, first + levels)
+    for number in range(first, first + levels + 1):
+        page = bytearray(size)
+        struct.pack_into("<QHHHHHH", page, 0, number, 0, 1, 20, size - 16, size - 16, size - 8)
+        for place in (size - 16, size - 8):
+            struct.pack_into("<HHHH", page, place, (number + 1) & 0xFFFF, (number + 1) >> 16, 0, 0)
+        whole += page
+    path.write_bytes(whole)
+    with pytest.raises(CorruptError, match="2000 pages deep"):
+        Database(path)
 
 
 def test_sound_trees_of_any_size_are_sound(tmp_path: Path) -> None:
