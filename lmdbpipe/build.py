@@ -85,7 +85,7 @@ def build(
         if before is not None and not overwrite:
             return _use_again(target, origin)
         with _lock(target):
-            if _identity(target) != before:  # another has just built it
+            if _identity(target) not in (before, None):  # another has just built it
                 return _use_again(target, origin)
             try:
                 return _build(encoder, target, config, origin, progress=progress)

@@ -233,11 +233,11 @@ def _collect(
     while ahead:
         try:
             result = ahead.popleft().result()
+            if isinstance(result, _Failure):
+                raise result.error from result.cause
+            ahead.extend(pool.submit(_work, chunk) for chunk in itertools.islice(chunks, 1))
         except BrokenProcessPool as error:
             raise SourceError("a worker process died, perhaps for want of memory; use fewer num_workers") from error
-        if isinstance(result, _Failure):
-            raise result.error from result.cause
-        ahead.extend(pool.submit(_work, chunk) for chunk in itertools.islice(chunks, 1))
         yield result
 
 

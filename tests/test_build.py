@@ -26,6 +26,8 @@ from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 
 import lmdbpipe
+from lmdbpipe.codecs import Schema
+from lmdbpipe.encode import Encoder, encode_in_processes
 from lmdbpipe.errors import (
     ConfigError,
     DatabaseFullError,
@@ -37,6 +39,7 @@ from lmdbpipe.errors import (
     SourceError,
     UnsupportedLeafError,
 )
+from lmdbpipe.source import as_source
 from lmdbpipe.store import Database, Manifest, verify
 from tests.helpers import (
     OPTIONS,
@@ -428,6 +431,17 @@ def test_worker_that_dies(tmp_path: Path) -> None:
     assert files(tmp_path) == ["a.lmdb"]
 
 
+def test_worker_that_dies_while_its_chunks_wait(tmp_path: Path) -> None:
+    """A worker that dies is a SourceError also where a chunk that it encoded before is taken after its death."""
+    encoder = Encoder.of(as_source(Dying(30)), db_transform=None, channels_first=True, rounds=1, shuffle=False, seed=0)
+    base = Schema.of(Pictures(30)[0])
+    with encode_in_processes(encoder, base, 7, 1, num_workers=1) as chunks:
+        while multiprocessing.active_children():
+            threading.Event().wait(0.01)
+        with pytest.raises(SourceError, match="a worker process died"):
+            list(chunks)
+
+
 def test_iterable_that_raises_leaves_nothing(tmp_path: Path) -> None:
     """A build from an iterable cannot be resumed, so its partial file is not left behind."""
     flag = tmp_path / "flag"
@@ -458,6 +472,25 @@ def test_paths_that_hold_no_file(tmp_path: Path) -> None:
     with pytest.raises(DatabasePathError):
         build(Pictures(3), tmp_path / "file" / "a.lmdb")
     assert files(tmp_path) == ["file", "folder"]
+
+
+class Blocking(Pictures):
+    """Its samples are read, and a folder lies where the file is to go."""
+
+    def __init__(self, length: int, path: Path) -> None:
+        super().__init__(length)
+        self.path = path
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 20:
+            self.path.mkdir(exist_ok=True)
+        return super().__getitem__(index)
+
+
+def test_place_that_is_taken_meanwhile(tmp_path: Path) -> None:
+    """A file that cannot take its place when it is complete is a DatabasePathError."""
+    with pytest.raises(DatabasePathError, match=r"a\.lmdb: the new file cannot take this place"):
+        build(Blocking(30, tmp_path / "a.lmdb"), tmp_path / "a.lmdb")
 
 
 def test_folder_that_cannot_be_written() -> None:
@@ -536,6 +569,26 @@ def test_readers_keep_the_file_that_is_overwritten(tmp_path: Path) -> None:
     assert [old.rows(0)[0].sample(row) for row in range(7)] == list(range(7))
     new = Database(path)
     assert new.rows(0)[0].sample(0) == 100
+
+
+class Removing(Pictures):
+    """Its samples are read, and a file is gone."""
+
+    def __init__(self, length: int, path: Path) -> None:
+        super().__init__(length)
+        self.path = path
+
+    def __getitem__(self, index: int) -> Any:
+        self.path.unlink(missing_ok=True)
+        return super().__getitem__(index)
+
+
+def test_file_that_is_removed_while_it_is_overwritten(tmp_path: Path) -> None:
+    """A file that somebody removes while its successor is built does not keep the successor away."""
+    path = tmp_path / "a.lmdb"
+    build(Pictures(3), path)
+    build(Removing(30, path), path, overwrite=True)
+    assert len(samples(path)) == 30
 
 
 @pytest.mark.parametrize("garbage", [b"", b"garbage", bytes(5000)], ids=["empty", "short", "zeros"])

@@ -140,6 +140,10 @@ class Writer:
 
         Returns:
             The manifest as written, with the file's size in its totals.
+
+        Raises:
+            DatabaseFullError: As `commit` raises.
+            DatabasePathError: The complete file cannot be moved to its place; it is left where it is.
         """
         self.commit()
         size = 0
@@ -147,12 +151,15 @@ class Writer:
             manifest = dataclasses.replace(manifest, totals={**manifest.totals, "file_bytes": size})
             self._write(functools.partial(self._finish, manifest.dumps()))
             size = self.partial.stat().st_size
-        self._env.sync(True)
-        self._env.close()
-        _fsync(self.partial, os.O_RDWR)
-        os.replace(self.partial, self.path)  # noqa: PTH105 - named in the format's promise
-        if os.name == "posix":
-            _fsync(self.path.parent, os.O_RDONLY)
+        try:
+            self._env.sync(True)
+            self._env.close()
+            _fsync(self.partial, os.O_RDWR)
+            os.replace(self.partial, self.path)  # noqa: PTH105 - named in the format's promise
+            if os.name == "posix":
+                _fsync(self.path.parent, os.O_RDONLY)
+        except (lmdb.Error, OSError) as error:  # such as, on Windows, a reader that has the old file open
+            raise DatabasePathError(f"{self.path}: the new file cannot take this place: {error}") from error
         return manifest
 
     def _finish(self, manifest: bytes, transaction: Any) -> None:
