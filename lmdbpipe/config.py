@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from lmdbpipe.checks import flag, whole
 from lmdbpipe.errors import ConfigError
 
 _TIB = 1024**4
@@ -56,15 +57,12 @@ class LMDBConfig:
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
         for name in ("shuffle_while_writing", "db_channels_first", "readahead", "meminit"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            flag(name, getattr(self, name))
         interval = self.db_attempt_interval
         if not isinstance(interval, int | float) or isinstance(interval, bool) or not 0 <= interval < math.inf:
-            raise ConfigError(f"db_attempt_interval must be seconds, 0 or more, got {self.db_attempt_interval!r}")
+            raise ConfigError(f"db_attempt_interval must be seconds, 0 or more, got {interval!r}")
         if self.access not in ("get", "cursor"):
             raise ConfigError(f'access must be "get" or "cursor", got {self.access!r}')
 

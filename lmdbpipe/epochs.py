@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
+from lmdbpipe.checks import whole
 from lmdbpipe.errors import ConfigError, StateError
 
 _MOST_WORKERS = 1024
@@ -75,8 +76,7 @@ class EpochCounter:
             ConfigError: It is not an integer of at least 0.
             StateError: A state of another epoch was loaded, and not used yet.
         """
-        if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
-            raise ConfigError(f"epoch must be an integer of at least 0, got {epoch!r}")
+        epoch = whole("epoch", epoch)
         if self.latest() is None and int(self._cells[_LOADED]) >= 0:
             self._require(epoch, int(self._cells[_LOADED]))
         else:

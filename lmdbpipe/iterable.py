@@ -263,7 +263,7 @@ class LMDBIterableDataset(IterableDataset[Any]):
             A new dataset, as `subset` gives one.
 
         Raises:
-            ConfigError: It is not a whole number of at least 1, or this stream is weighted or mixed.
+            ConfigError: It is not an integer of at least 1, or this stream is weighted or mixed.
         """
         return self._with(self._reader.repeat(times))
 
@@ -284,7 +284,7 @@ class LMDBIterableDataset(IterableDataset[Any]):
 
         Raises:
             ConfigError: There is no such column, weights are not as many finite numbers of at least 0, all are 0,
-                `num_samples` is not a whole number of at least 1, or this stream is weighted or mixed already.
+                `num_samples` is not an integer of at least 1, or this stream is weighted or mixed already.
         """
         given = self._reader.values(weights) if isinstance(weights, str) else weights
         return self._with(self._reader.weighted(given, num_samples))

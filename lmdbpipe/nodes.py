@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torchdata.nodes import BaseNode, Loader, ParallelMapper, PinMemory, Prefetcher
 
+from lmdbpipe.checks import whole
 from lmdbpipe.device import Transfer, is_gpu
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.iterable import LMDBIterableDataset, Streamable
@@ -68,9 +69,7 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
             dataset = path_or_dataset
         else:
             dataset = LMDBIterableDataset(path_or_dataset, **options)
-        for name, value in (("num_threads", num_threads), ("prefetch", prefetch)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ConfigError(f"{name} must be an integer of at least 0, got {value!r}")
+        num_threads, prefetch = whole("num_threads", num_threads), whole("prefetch", prefetch)
         self.dataset = dataset
         self._source = _Tasks(dataset._reader)
         node: BaseNode[Any] = ParallelMapper(self._source, self._source.read, num_workers=num_threads)

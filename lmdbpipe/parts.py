@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 
+from lmdbpipe.checks import whole
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.order import apportion
 
@@ -23,7 +24,7 @@ class Part:
         choose: How many of its samples occur in an epoch.
 
     Raises:
-        ConfigError: Not exactly one is given, or it is not a finite number above 0 (a whole number for `choose`).
+        ConfigError: Not exactly one is given, or it is not a finite number above 0 (an integer for `choose`).
 
     Where the count is above the number of its samples, all of them occur equally often, and a rest of them once more.
     The rest, or what is chosen where the count is below, is drawn afresh in every epoch, spread over all of it.
@@ -45,10 +46,10 @@ class Part:
                 f"{self.path}: give exactly one of proportion, repeat and choose, not {', '.join(given) or 'none'}"
             )
         ((name, value),) = given.items()
-        kinds = int if name == "choose" else (int, float)
-        if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < math.inf:
-            kind = "a whole number" if name == "choose" else "a finite number"
-            raise ConfigError(f"{self.path}: {name} must be {kind} above 0, not {value!r}")
+        if name == "choose":
+            whole(f"{self.path}: choose", value, 1)
+        elif not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise ConfigError(f"{self.path}: {name} must be a finite number above 0, got {value!r}")
 
 
 def count_parts(parts: Sequence[Part], lengths: Sequence[int], epoch_size: int | None = None) -> tuple[int, ...]:
@@ -62,7 +63,7 @@ def count_parts(parts: Sequence[Part], lengths: Sequence[int], epoch_size: int |
 
     Raises:
         ConfigError: Some parts have a proportion and some have not, `epoch_size` is given without proportions or is
-            not a whole number above 0, a part has no samples, or none of its samples would occur.
+            not an integer of at least 1, a part has no samples, or none of its samples would occur.
     """
     check_epoch_size(epoch_size)
     absolute = [part for part in parts if part.proportion is None]
@@ -83,10 +84,9 @@ def count_parts(parts: Sequence[Part], lengths: Sequence[int], epoch_size: int |
 
 
 def check_epoch_size(epoch_size: int | None) -> None:
-    """Raise ConfigError unless it is a whole number above 0, or None."""
-    is_whole = isinstance(epoch_size, int) and not isinstance(epoch_size, bool)
-    if epoch_size is not None and (not is_whole or epoch_size < 1):
-        raise ConfigError(f"epoch_size must be a whole number above 0, not {epoch_size!r}")
+    """Raise ConfigError unless it is an integer of at least 1, or None."""
+    if epoch_size is not None:
+        whole("epoch_size", epoch_size, 1)
 
 
 def _absolute(part: Part, length: int) -> int:

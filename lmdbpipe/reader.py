@@ -15,6 +15,7 @@ import numpy.typing as npt
 import xxhash
 from torch.utils.data import get_worker_info
 
+from lmdbpipe.checks import whole
 from lmdbpipe.config import LMDBConfig
 from lmdbpipe.epochs import EpochCounter
 from lmdbpipe.errors import ConfigError, DatabaseNotFoundError, OutOfRangeError, StateError
@@ -182,7 +183,7 @@ class StreamReader:
         """Make a reader whose epochs hold each sample several times.
 
         Raises:
-            ConfigError: It is not a whole number of at least 1, or samples are drawn anew in every epoch.
+            ConfigError: It is not an integer of at least 1, or samples are drawn anew in every epoch.
         """
         return self._of(Repeated(self._fixed(), times))
 
@@ -382,10 +383,8 @@ class StreamReader:
     def _after(self, state: OrderState, batches: int, ranks: Ranks) -> OrderState:
         if self.options.batch_size is None:
             raise ConfigError("batches cannot be counted without a batch_size; use torchdata's StatefulDataLoader")
-        if not isinstance(batches, int) or isinstance(batches, bool) or batches < 0:
-            raise ConfigError(f"batches must be an integer of at least 0, got {batches!r}")
         plan = self._resumed(state, ranks, Workers(0, 1))
-        return plan.state.after(plan.dealing, plan.first + batches)
+        return plan.state.after(plan.dealing, plan.first + whole("batches", batches))
 
     def _keep(self, state: OrderState) -> None:
         self.epochs.load(state.epoch, state.seed, json.dumps(state.to_json_dict()).encode())

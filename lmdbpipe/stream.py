@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lmdbpipe.checks import flag
 from lmdbpipe.device import Transfer
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.order import BaseOrder, Batch, Dealing, OrderState, Segments, Selection, Uneven
@@ -54,8 +55,7 @@ class StreamOptions:
     with_mask: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.with_mask, bool):
-            raise ConfigError(f"with_mask must be True or False, not {self.with_mask!r}")
+        flag("with_mask", self.with_mask)
         order = self.order(1, 1, 0)
         self.dealing(1, Ranks(0, 1), Workers(0, 1))
         object.__setattr__(self, "seed", order.seed % 2**64)

@@ -37,13 +37,13 @@ def test_parts_are_frozen() -> None:
     [
         ({}, "a.lmdb: give exactly one of proportion, repeat and choose, not none"),
         ({"repeat": 1, "choose": 3}, "a.lmdb: give exactly one .* not repeat, choose"),
-        ({"proportion": 0}, "a.lmdb: proportion must be a finite number above 0, not 0"),
-        ({"proportion": float("nan")}, "a.lmdb: proportion must be a finite number above 0, not nan"),
-        ({"repeat": float("inf")}, "a.lmdb: repeat must be a finite number above 0, not inf"),
-        ({"repeat": "2"}, "a.lmdb: repeat must be a finite number above 0, not '2'"),
-        ({"repeat": True}, "a.lmdb: repeat must be a finite number above 0, not True"),
-        ({"choose": 1.5}, "a.lmdb: choose must be a whole number above 0, not 1.5"),
-        ({"choose": -1}, "a.lmdb: choose must be a whole number above 0, not -1"),
+        ({"proportion": 0}, "a.lmdb: proportion must be a finite number above 0, got 0"),
+        ({"proportion": float("nan")}, "a.lmdb: proportion must be a finite number above 0, got nan"),
+        ({"repeat": float("inf")}, "a.lmdb: repeat must be a finite number above 0, got inf"),
+        ({"repeat": "2"}, "a.lmdb: repeat must be a finite number above 0, got '2'"),
+        ({"repeat": True}, "a.lmdb: repeat must be a finite number above 0, got True"),
+        ({"choose": 1.5}, "a.lmdb: choose must be an integer of at least 1, got 1.5"),
+        ({"choose": -1}, "a.lmdb: choose must be an integer of at least 1, got -1"),
     ],
 )
 def test_wrong_parts_are_refused(options: dict[str, Any], message: str) -> None:
@@ -76,6 +76,6 @@ def test_parts_that_do_not_fit_are_refused(parts: Any, lengths: Any, epoch_size:
 
 @pytest.mark.parametrize("epoch_size", [0, -1, 1.5, True, "9"])
 def test_wrong_epoch_sizes_are_refused(epoch_size: Any) -> None:
-    """An epoch's size is a whole number above 0."""
-    with pytest.raises(ConfigError, match="epoch_size must be a whole number above 0"):
+    """An epoch's size is an integer of at least 1."""
+    with pytest.raises(ConfigError, match="epoch_size must be an integer of at least 1"):
         check_epoch_size(epoch_size)

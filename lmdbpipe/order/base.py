@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from lmdbpipe.checks import flag, whole
 from lmdbpipe.errors import OutOfRangeError
-from lmdbpipe.order._check import LENGTH_LIMIT, flag, whole
 from lmdbpipe.order.permute import Int64Array, Permutation, Purpose, window_permutation
+from lmdbpipe.order.segments import LENGTH_LIMIT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class BaseOrder:
             a uniform permutation and ``block`` has no effect. Below ``block`` it only mixes neighbours.
 
     Raises:
-        ConfigError: An argument is not a whole number in its range.
+        ConfigError: An argument is not an integer in its range.
 
     The object remembers the last window, 8 bytes a position; its pickle does not.
     """

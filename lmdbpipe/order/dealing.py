@@ -22,11 +22,11 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from lmdbpipe.checks import flag, whole
 from lmdbpipe.errors import ConfigError
-from lmdbpipe.order._check import LENGTH_LIMIT, flag, whole
 from lmdbpipe.order.base import BaseOrder, join
 from lmdbpipe.order.permute import Int64Array
-from lmdbpipe.order.segments import Segments, count, cut, even_split, make_segments
+from lmdbpipe.order.segments import LENGTH_LIMIT, Segments, count, cut, even_split, make_segments
 
 Uneven = Literal["pad", "drop", "allow"]
 

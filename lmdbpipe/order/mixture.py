@@ -23,10 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from lmdbpipe.checks import whole
 from lmdbpipe.errors import ConfigError
-from lmdbpipe.order._check import LENGTH_LIMIT, whole
 from lmdbpipe.order.base import BaseOrder
 from lmdbpipe.order.permute import Int64Array, Purpose, Uint64Array
+from lmdbpipe.order.segments import LENGTH_LIMIT
 from lmdbpipe.order.selection import Picked
 from lmdbpipe.order.words import words_at
 
@@ -43,7 +44,7 @@ class Mixture:
         counts: Samples that each gives to an epoch, 1 or more.
 
     Raises:
-        ConfigError: They are not as many whole numbers in their range.
+        ConfigError: They are not as many integers in their range.
     """
 
     lengths: tuple[int, ...]

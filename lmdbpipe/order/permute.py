@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lmdbpipe.checks import whole
 from lmdbpipe.errors import OutOfRangeError
-from lmdbpipe.order._check import LENGTH_LIMIT, whole
+from lmdbpipe.order.segments import LENGTH_LIMIT
 
 Int64Array = npt.NDArray[np.int64]
 Uint64Array = npt.NDArray[np.uint64]
@@ -58,7 +59,7 @@ def window_permutation(n: int, *, seed: int, epoch: int, window: int) -> Int64Ar
         int64 ``[n]``, a new array.
 
     Raises:
-        ConfigError: An argument is not a whole number in its range.
+        ConfigError: An argument is not an integer in its range.
 
     Cost: O(n log n) time, about 35 ns an element for ``n`` of 10,000, and 16 bytes an element of memory.
     """
@@ -108,7 +109,7 @@ class Permutation:
         purpose: What the permutation is for.
 
     Raises:
-        ConfigError: An argument is not a whole number in its range.
+        ConfigError: An argument is not an integer in its range.
     """
 
     n: int

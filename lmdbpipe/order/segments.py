@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from lmdbpipe.checks import whole
 from lmdbpipe.errors import ConfigError
-from lmdbpipe.order._check import whole
+
+LENGTH_LIMIT = 2**62
+"""Samples of an epoch, at most: sums of two positions still fit int64."""
 
 Segments = tuple[tuple[int, int], ...]
 

@@ -17,9 +17,10 @@ from typing import Protocol
 import numpy as np
 import xxhash
 
-from lmdbpipe.order._check import LENGTH_LIMIT, whole
+from lmdbpipe.checks import whole
 from lmdbpipe.order.base import BaseOrder
 from lmdbpipe.order.permute import Int64Array
+from lmdbpipe.order.segments import LENGTH_LIMIT
 
 Picked = tuple[Int64Array, Int64Array | None]
 """Samples, int64 ``[n]``, and the number of each one's copy, int64 ``[n]``; None where all are copy 0."""
@@ -131,7 +132,7 @@ class Repeated:
         times: How often, 1 or more.
 
     Raises:
-        ConfigError: ``times`` is not a whole number of at least 1, or there would be too many samples.
+        ConfigError: ``times`` is not an integer of at least 1, or there would be too many samples.
     """
 
     selection: Selection

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from lmdbpipe.checks import flag, whole
 from lmdbpipe.errors import ConfigError, StateError
-from lmdbpipe.order._check import LENGTH_LIMIT, flag, whole
 from lmdbpipe.order.base import BaseOrder
 from lmdbpipe.order.dealing import Dealing, Uneven
-from lmdbpipe.order.segments import Segments, count, make_segments
+from lmdbpipe.order.segments import LENGTH_LIMIT, Segments, count, make_segments
 
 STATE_VERSION = 1
 

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from lmdbpipe.checks import whole
 from lmdbpipe.errors import ConfigError
-from lmdbpipe.order._check import LENGTH_LIMIT, whole
 from lmdbpipe.order.base import BaseOrder
 from lmdbpipe.order.permute import Int64Array, Purpose
+from lmdbpipe.order.segments import LENGTH_LIMIT
 from lmdbpipe.order.selection import Picked, Selection, number
 from lmdbpipe.order.words import words_at
 

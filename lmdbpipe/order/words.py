@@ -27,7 +27,7 @@ def words_at(places: Int64Array, *, purpose: Purpose, seed: int, epoch: int, str
         stream: Number of the stream within the epoch, 0 or more.
 
     Raises:
-        ConfigError: An argument is not a whole number in its range.
+        ConfigError: An argument is not an integer in its range.
     """
     low, high = _keys(purpose, seed, epoch, stream)
     counters = (places.astype(np.uint64) + np.uint64(1)) * _GOLDEN
