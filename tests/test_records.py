@@ -261,18 +261,6 @@ def test_samples_without_data(samples: list[Any], build: Build) -> None:
     records.advise(np.array([0, 2]), {})
 
 
-def test_raw_images_view_the_map(build: Build) -> None:
-    """Images for batched transforms are seen in the map, fixed or varying, empty ones included."""
-    some = [image("RGB", (4, 5), k) for k in range(12)]
-    mixed = [image(("RGB", "P")[k % 2], (k % 4, 5), k) for k in range(12)]
-    empty = [image("RGB", (0, 5 + k % 2)) if k < 5 else image("RGB", (2, 2), k) for k in range(12)]
-    for images in (some, mixed, empty):
-        raw = build(images).raw_images(0, np.array([11, 0, 4, 4]))
-        assert raw is not None
-        assert all(same(images[k], raw.pil(n)) for n, k in enumerate((11, 0, 4, 4)))
-    assert build(some, some).raw_images(0, np.array([0, 20])) is None
-
-
 def test_records_travel(build: Build) -> None:
     """Records pickle, and say what they are."""
     records = build([1, 2], [3])
