@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import operator
 import os
@@ -16,23 +17,19 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch.utils.data import Dataset
 
 from lmdbpipe.build import build, check_reuse
-from lmdbpipe.codecs import Array, ImageCodec
-from lmdbpipe.codecs.scalar import ScalarCodec
-from lmdbpipe.codecs.text import BytesCodec, TextCodec
+from lmdbpipe.codecs import Array
 from lmdbpipe.config import LMDB_config, LMDBConfig
-from lmdbpipe.encode import physical_order
 from lmdbpipe.errors import ConfigError, DatabaseNotFoundError, DatabasePathError, OutOfRangeError
-from lmdbpipe.fetched import FetchedBatch
+from lmdbpipe.fetched import fetch
 from lmdbpipe.iterable import LMDBIterableDataset
+from lmdbpipe.physical import Physical
 from lmdbpipe.pipeline import Pipeline, Steps
 from lmdbpipe.reader import FixedSteps, PathLike, fixed_steps
 from lmdbpipe.records import Records
 from lmdbpipe.structure import Path as LeafPath
-from lmdbpipe.transforms import ReplayDraws
 from lmdbpipe.wrapped import ATTRIBUTES, Transform, WrappedDataset, apply, touched
 
 logger = logging.getLogger(__name__)
@@ -177,40 +174,12 @@ class LMDBDataset(Dataset[Any]):
         The transform of images is applied to all at once, if there is no other. It draws from the global generators
         what it would have drawn sample by sample, so a seed gives the same batches as the wrapped dataset.
         """
-        positions = np.array([self._position(index) for index in indices], np.int64)
-        batch = self._batched(positions) if self.lower and len(positions) > 1 else None
+        batch = None
+        if self.lower and len(indices) > 1 and _StepsAt(self).uniform:
+            positions = self._positions(indices)
+            steps = self._steps(int(positions[0]))
+            batch = fetch(self._pipeline(steps), steps, positions) if len(steps) == 1 else None
         return [self[index] for index in indices] if batch is None else batch
-
-    def _batched(self, positions: npt.NDArray[np.int64]) -> Sequence[Any] | None:
-        """Fetch a batch at once, if all that acts on it is one transform of one image; None otherwise."""
-        steps = self._steps(int(positions[0]))
-        chains = self._pipeline(steps).chains(steps) if len(steps) == 1 and _StepsAt(self).uniform else None
-        if chains is None:
-            return None
-        ((path, chain),) = chains.items()
-        schema = self.records.schema
-        image = self.records.leaf(path)
-        if not isinstance(schema.codecs[image], ImageCodec):
-            return None
-        images = self._pipeline(steps).lowered_images(image, chain, positions, ReplayDraws())
-        leaves = range(len(schema.codecs))
-        is_flat = schema.structure.kind == "tuple" and all(len(path) == 1 for path in schema.structure.paths)
-        if (
-            not is_flat
-            or not isinstance(images, torch.Tensor)
-            or not all(self._is_plain(k) for k in leaves if k != image)
-        ):
-            listed = [images if leaf == image else self.records.listed(leaf, positions) for leaf in leaves]
-            return list(map(schema.structure.unflatten, zip(*listed, strict=True)))
-        collated = [images if leaf == image else self.records.leaf_batch(leaf, positions) for leaf in leaves]
-        numbers = [isinstance(column, torch.Tensor) and column is not images for column in collated]
-        columns = [column.tolist() if number else column for column, number in zip(collated, numbers, strict=True)]
-        return FetchedBatch(columns, collated)
-
-    def _is_plain(self, leaf: int) -> bool:
-        """Whether a leaf's batch is what ``default_collate`` makes of its values: of built-in numbers, or strings."""
-        codec = self.records.schema.codecs[leaf]
-        return isinstance(codec, TextCodec | BytesCodec) or (isinstance(codec, ScalarCodec) and codec.kind != "numpy")
 
     def _pipeline(self, steps: Steps) -> Pipeline:
         """What applies transforms to batches; made anew when they change."""
@@ -279,14 +248,9 @@ class LMDBDataset(Dataset[Any]):
             ConfigError: There is no such leaf.
         """
         values = self.records.values(self.records.leaf(leaf))
-        if self._shuffle_seed is None:
+        if self._physical.shuffle_seed is None:
             return values
-        length = self._round_length
-        starts = range(0, len(self), length)
-        orders = [physical_order(length, self._shuffle_seed, round_) for round_ in range(len(starts))]
-        positions = np.concatenate(
-            [start + order.inverse(np.arange(length)) for start, order in zip(starts, orders, strict=True)]
-        )
+        positions = self._positions(range(len(self)))
         return [values[k] for k in positions.tolist()] if isinstance(values, list) else values[positions]
 
     def stream(self, **options: Any) -> LMDBIterableDataset:
@@ -301,21 +265,16 @@ class LMDBDataset(Dataset[Any]):
         """The transforms that now act on the sample at a physical position."""
         if self._wrapped is None:
             return fixed_steps(self.records, **self._overrides).steps
-        index = self._source_index(position)
+        index = self._physical.index(position)
         steps: Steps = self._wrapped.steps(index, self._overrides)
         own = {site.name for site in self._wrapped.sites(index)}
         if own or not any(self._overrides.values()):
             return steps
         return fixed_steps(self.records, **{name: self._overrides.get(name) for name in ATTRIBUTES}).steps
 
-    @property
-    def _shuffle_seed(self) -> int | None:
-        return self.records.databases[0].manifest.provenance["shuffle_seed"]  # type: ignore[no-any-return]
-
-    @property
-    def _round_length(self) -> int:
-        manifest = self.records.databases[0].manifest
-        return manifest.length // int(manifest.provenance["rounds"])
+    @functools.cached_property
+    def _physical(self) -> Physical:
+        return Physical.of(self.records.databases[0].manifest)
 
     def _position(self, index: SupportsIndex) -> int:
         """The physical position of a sample.
@@ -326,16 +285,15 @@ class LMDBDataset(Dataset[Any]):
         length, number = len(self), operator.index(index)
         if not -length <= number < length:
             raise OutOfRangeError(f"index {number} is out of range: the dataset has {length} samples")
-        round_, source = divmod(number % length, self._round_length)
-        if self._shuffle_seed is not None:
-            source = int(physical_order(self._round_length, self._shuffle_seed, round_).inverse(source))
-        return round_ * self._round_length + source
+        return self._physical.position(number % length)
 
-    def _source_index(self, position: int) -> int:
-        round_, index = divmod(position, self._round_length)
-        if self._shuffle_seed is None:
-            return index
-        return int(physical_order(self._round_length, self._shuffle_seed, round_).forward(index))
+    def _positions(self, indices: Sequence[SupportsIndex]) -> npt.NDArray[np.int64]:
+        """The physical positions of some samples, int64 ``[n]``."""
+        length, numbers = len(self), np.fromiter(map(operator.index, indices), np.int64, len(indices))
+        outside = (numbers < -length) | (numbers >= length)
+        if outside.any():
+            self._position(numbers[outside][0])
+        return self._physical.positions(numbers % length)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import functools
 import itertools
 import multiprocessing
 import os
@@ -23,7 +22,7 @@ from torchvision.transforms import v2
 
 from lmdbpipe.codecs import Columns, ImageCodec, Schema
 from lmdbpipe.errors import ConfigError, LMDBPipeError, SampleError, SourceError
-from lmdbpipe.order import Permutation, Purpose
+from lmdbpipe.physical import physical_order
 from lmdbpipe.seeding import seed_all
 from lmdbpipe.source import IterableSource, MapSource, Source
 from lmdbpipe.structure import Path, Structure, get, replace
@@ -177,12 +176,6 @@ class Encoder:
         except Exception as error:
             raise SampleError(f"sample {index}: db_transform raised {type(error).__name__}: {error}") from error
         return sample
-
-
-@functools.lru_cache(maxsize=4)
-def physical_order(length: int, seed: int, round_: int) -> Permutation:
-    """The permutation from physical positions in a round to the source's indices."""
-    return Permutation(n=length, seed=seed, epoch=round_, purpose=Purpose.BUILD)
 
 
 def _is_enough(length: int, size: int) -> bool:

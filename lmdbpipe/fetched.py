@@ -1,13 +1,24 @@
-"""Samples that are the rows of a batch: a list like any other, but torch's ``default_collate`` need not stack it."""
+"""The samples that torch's DataLoader fetches for a batch, read and transformed at once.
+
+They are the rows of a batch: a list like any other, but torch's ``default_collate`` need not stack it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
+from lmdbpipe.codecs import Codec, ImageCodec
+from lmdbpipe.codecs.scalar import ScalarCodec
+from lmdbpipe.codecs.text import BytesCodec, TextCodec
+from lmdbpipe.pipeline import Pipeline, Steps
 from lmdbpipe.ring import share, travels
+from lmdbpipe.transforms import ReplayDraws
 
 
 class Row(tuple[Any, ...]):
@@ -30,6 +41,36 @@ class FetchedBatch(list[Row]):
         self.collated = collated
         for number, row in enumerate(self):
             row.batch, row.number = self, number
+
+
+def fetch(pipeline: Pipeline, steps: Steps, positions: npt.NDArray[np.int64]) -> Sequence[Any] | None:
+    """Fetch samples at once, if all that acts on them is one transform of one image; None otherwise.
+
+    The transform draws from the global generators what it would have drawn sample by sample.
+    """
+    chains = pipeline.chains(steps)
+    if chains is None:
+        return None
+    ((path, chain),) = chains.items()
+    records, schema = pipeline.records, pipeline.records.schema
+    image = schema.structure.paths.index(path)
+    if not isinstance(schema.codecs[image], ImageCodec):
+        return None
+    images = pipeline.lowered_images(image, chain, positions, ReplayDraws())
+    others = [codec for leaf, codec in enumerate(schema.codecs) if leaf != image]
+    is_flat = schema.structure.kind == "tuple" and all(len(path) == 1 for path in schema.structure.paths)
+    if not is_flat or not isinstance(images, torch.Tensor) or not all(map(_is_plain, others)):
+        listed = [images if leaf == image else records.listed(leaf, positions) for leaf in range(len(schema.codecs))]
+        return list(map(schema.structure.unflatten, zip(*listed, strict=True)))
+    collated = [images if leaf == image else records.leaf_batch(leaf, positions) for leaf in range(len(schema.codecs))]
+    numbers = [isinstance(column, torch.Tensor) and column is not images for column in collated]
+    columns = [column.tolist() if number else column for column, number in zip(collated, numbers, strict=True)]
+    return FetchedBatch(columns, collated)
+
+
+def _is_plain(codec: Codec) -> bool:
+    """Whether a leaf's batch is what ``default_collate`` makes of its values: of built-in numbers, or strings."""
+    return isinstance(codec, TextCodec | BytesCodec) or (isinstance(codec, ScalarCodec) and codec.kind != "numpy")
 
 
 def _collate_rows(rows: Sequence[Row], *, collate_fn_map: dict[Any, Any] | None = None) -> Any:

@@ -361,6 +361,8 @@ def test_indices(tmp_path: Path) -> None:
         for index in (24, -25):
             with pytest.raises(OutOfRangeError, match="24 samples"):
                 wrapped[index]
+            with pytest.raises(OutOfRangeError, match=f"index {index} is out of range: the dataset has 24 samples"):
+                wrapped.__getitems__([0, index, 1])
 
 
 def test_shuffled_writing_keeps_indices(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torchvision.datasets.vision import VisionDataset
 from torchvision.transforms import v2
 
 import lmdbpipe
-from lmdbpipe.encode import TO_TENSOR, Encoder, begins_with, physical_order
+from lmdbpipe.encode import TO_TENSOR, Encoder, begins_with
 from lmdbpipe.errors import SampleError
 from lmdbpipe.records import Records
 from lmdbpipe.source import as_source
@@ -187,14 +187,6 @@ def test_parts_are_parts_of_the_whole() -> None:
         assert len(whole) == made.length == 21
         for start, stop in ((0, 21), (3, 9), (6, 15), (20, 21), (14, 14)):
             assert all(map(same, whole[start:stop], made.samples(start, stop)))
-
-
-def test_physical_order_is_pinned() -> None:
-    """The order of a shuffled file is read back from its seed, so that it must never change."""
-    assert physical_order(10, 0, 0).forward(range(10)).tolist() == [6, 7, 2, 9, 1, 3, 5, 0, 4, 8]
-    order = physical_order(1000, 3, 1)
-    assert sorted(order.forward(range(1000)).tolist()) == list(range(1000))
-    assert [int(order.inverse(int(order.forward(k)))) for k in range(50)] == list(range(50))
 
 
 def test_error_of_the_first_chunk_names_its_sample() -> None:
