@@ -14,10 +14,12 @@ from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 from lmdbpipe.build import build
 from lmdbpipe.device import Device
 from lmdbpipe.errors import ConfigError
+from lmdbpipe.files import PathLike, Paths, open_files
 from lmdbpipe.order import Uneven
 from lmdbpipe.parts import check_epoch_size
 from lmdbpipe.pipeline import ReadOptions
-from lmdbpipe.reader import PathLike, Paths, StreamReader, check_batched, fixed_steps, open_records
+from lmdbpipe.reader import StreamReader, check_batched
+from lmdbpipe.steps import fixed_steps
 from lmdbpipe.stream import StreamOptions
 from lmdbpipe.world import Ranks, Workers, given_ranks, resolve_ranks, resolve_workers
 from lmdbpipe.wrapped import Transform
@@ -146,7 +148,7 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
 
     def __len__(self) -> int:
         """Batches (or samples, without a batch size) that this rank gets in an epoch, with all its workers."""
-        return self._open().options.items(self._open().length, self._instance()[0])
+        return self._open().options.items(self._open().contents.length, self._instance()[0])
 
     def set_shuffle(self, shuffle: bool = True) -> LMDBReaderIterDataPipe:
         """Turn shuffling on or off; what ``DataLoader(shuffle=...)`` calls."""
@@ -234,9 +236,9 @@ class LMDBReaderIterDataPipe(IterDataPipe[Any]):
         if self._reader is None:
             source = self.source_datapipe
             paths = list(source) if isinstance(source, IterDataPipe) else source
-            records, selection = open_records(paths, self._db_cfg, self._epoch_size)
-            steps = fixed_steps(records, *self._transforms)
-            self._reader = StreamReader(records, steps, self._options, self._collate_fn, self._read_options, selection)
+            contents = open_files(paths, self._db_cfg, self._epoch_size)
+            steps = fixed_steps(contents.records, *self._transforms)
+            self._reader = StreamReader(contents, steps, self._options, self._collate_fn, self._read_options)
         return self._reader
 
 

@@ -24,11 +24,12 @@ from lmdbpipe.codecs import Array
 from lmdbpipe.config import LMDB_config, LMDBConfig
 from lmdbpipe.errors import ConfigError, DatabaseNotFoundError, DatabasePathError, OutOfRangeError
 from lmdbpipe.fetched import fetch
+from lmdbpipe.files import PathLike
 from lmdbpipe.iterable import LMDBIterableDataset
 from lmdbpipe.physical import Physical
 from lmdbpipe.pipeline import Pipeline, Steps
-from lmdbpipe.reader import FixedSteps, PathLike, fixed_steps
 from lmdbpipe.records import Records
+from lmdbpipe.steps import FixedSteps, fixed_steps
 from lmdbpipe.structure import Path as LeafPath
 from lmdbpipe.wrapped import ATTRIBUTES, Transform, WrappedDataset, apply, touched
 

@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import IterableDataset
 
+from lmdbpipe.contents import Contents
 from lmdbpipe.device import Device
 from lmdbpipe.errors import ConfigError
-from lmdbpipe.order import Selection, Uneven, balance
+from lmdbpipe.files import Paths, open_files
+from lmdbpipe.order import Uneven, balance
 from lmdbpipe.pipeline import ReadOptions, StepsFor
-from lmdbpipe.reader import Paths, StreamReader, fixed_steps, open_records
+from lmdbpipe.reader import StreamReader
 from lmdbpipe.records import Records
+from lmdbpipe.steps import fixed_steps
 from lmdbpipe.stream import Pass, StreamOptions
 from lmdbpipe.structure import Path
 from lmdbpipe.world import Ranks, given_ranks, resolve_ranks, resolve_workers
@@ -126,19 +129,17 @@ class LMDBIterableDataset(IterableDataset[Any]):
         db_cfg: object = None,
     ) -> None:
         super().__init__()
-        given = transform is not None or target_transform is not None or transforms is not None
-        selection: Selection | None = None
         if isinstance(path_or_dataset, Streamable):
-            records, steps_for = path_or_dataset.records, path_or_dataset.stream_steps()
-            if given:
+            contents, steps_for = Contents(path_or_dataset.records), path_or_dataset.stream_steps()
+            if transform is not None or target_transform is not None or transforms is not None:
                 raise ConfigError("an LMDBDataset streams with its own transforms: set them there, or give its path")
             if epoch_size is not None:
                 raise ConfigError(
                     "epoch_size needs parts with proportions, not an LMDBDataset: give lmdbpipe.Part(path)"
                 )
         else:
-            records, selection = open_records(path_or_dataset, db_cfg, epoch_size)
-            steps_for = fixed_steps(records, transform, target_transform, transforms)
+            contents = open_files(path_or_dataset, db_cfg, epoch_size)
+            steps_for = fixed_steps(contents.records, transform, target_transform, transforms)
         options = StreamOptions(
             batch_size=batch_size,
             shuffle=shuffle,
@@ -151,17 +152,17 @@ class LMDBIterableDataset(IterableDataset[Any]):
         self._given_ranks = given_ranks(rank, world_size, mesh)
         self._inherited_ranks: Ranks | None = None
         read_options = ReadOptions(lower=lower, exact=exact, num_threads=num_threads, device=device)
-        self._reader = StreamReader(records, steps_for, options, collate_fn, read_options, selection)
+        self._reader = StreamReader(contents, steps_for, options, collate_fn, read_options)
 
     def __repr__(self) -> str:
-        return f"LMDBIterableDataset({self._reader.records}, {self._reader.options})"
+        return f"LMDBIterableDataset({self.records}, {self._reader.options})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_inherited_ranks": self._ranks()}
 
     def __len__(self) -> int:
         """Batches (or samples, without a batch size) that this rank gets in a whole epoch, with all its workers."""
-        return self._reader.options.items(self._reader.length, self._ranks())
+        return self._reader.options.items(self._reader.contents.length, self._ranks())
 
     def __iter__(self) -> Pass:
         return self._reader.start(self._ranks(), resolve_workers())
@@ -233,11 +234,11 @@ class LMDBIterableDataset(IterableDataset[Any]):
             ConfigError: Indices are not integers, or this stream is weighted or mixed: those draw last.
             OutOfRangeError: There is no such sample.
         """
-        return self._with(self._reader.select(indices))
+        return self._with(self._reader.contents.select(indices))
 
     def take(self, count: int) -> LMDBIterableDataset:
         """Stream the first samples only, as `subset` does; all, if there are fewer."""
-        return self.subset(range(min(count, self._reader.length)))
+        return self.subset(range(min(count, self._reader.contents.length)))
 
     def filter(self, leaf: str | int | Path, keep: Callable[[Any], bool]) -> LMDBIterableDataset:
         """Stream the samples that have certain values only, as `subset` does; reads that column, and no image.
@@ -249,7 +250,7 @@ class LMDBIterableDataset(IterableDataset[Any]):
         Raises:
             ConfigError: There is no such column.
         """
-        values = self._reader.values(leaf)
+        values = self._reader.contents.values(leaf)
         values = values if isinstance(values, list) else values.tolist() if values.ndim == 1 else list(values)
         return self.subset([place for place, value in enumerate(values) if keep(value)])
 
@@ -265,7 +266,7 @@ class LMDBIterableDataset(IterableDataset[Any]):
         Raises:
             ConfigError: It is not an integer of at least 1, or this stream is weighted or mixed.
         """
-        return self._with(self._reader.repeat(times))
+        return self._with(self._reader.contents.repeat(times))
 
     def weighted(self, weights: npt.ArrayLike | str, num_samples: int | None = None) -> LMDBIterableDataset:
         """Draw samples with replacement, anew in every epoch, some more likely than others.
@@ -286,8 +287,8 @@ class LMDBIterableDataset(IterableDataset[Any]):
             ConfigError: There is no such column, weights are not as many finite numbers of at least 0, all are 0,
                 `num_samples` is not an integer of at least 1, or this stream is weighted or mixed already.
         """
-        given = self._reader.values(weights) if isinstance(weights, str) else weights
-        return self._with(self._reader.weighted(given, num_samples))
+        given = self._reader.contents.values(weights) if isinstance(weights, str) else weights
+        return self._with(self._reader.contents.weighted(given, num_samples))
 
     def balanced(self, leaf: str | int | Path, num_samples: int | None = None) -> LMDBIterableDataset:
         """Draw samples with replacement, so that every class is equally likely; see `weighted`.
@@ -299,7 +300,7 @@ class LMDBIterableDataset(IterableDataset[Any]):
         Raises:
             ConfigError: There is no such column, its values are no classes, or as `weighted` raises.
         """
-        classes = self._reader.values(leaf)
+        classes = self._reader.contents.values(leaf)
         if isinstance(classes, list):
             numbers: dict[Any, int] = {}
             try:
@@ -308,16 +309,16 @@ class LMDBIterableDataset(IterableDataset[Any]):
                 raise ConfigError(f"the values of leaf {leaf!r} are no classes: {error}") from error
         if classes.ndim != 1:
             raise ConfigError(f"the values of leaf {leaf!r} are no classes, but arrays of shape {classes.shape[1:]}")
-        return self._with(self._reader.weighted(balance(classes), num_samples))
+        return self._with(self._reader.contents.weighted(balance(classes), num_samples))
 
     @property
     def records(self) -> Records:
         """The samples, without order and transforms."""
-        return self._reader.records
+        return self._reader.contents.records
 
-    def _with(self, reader: StreamReader) -> LMDBIterableDataset:
+    def _with(self, contents: Contents) -> LMDBIterableDataset:
         dataset = copy.copy(self)
-        dataset._reader = reader
+        dataset._reader = self._reader.over(contents)
         return dataset
 
     def _ranks(self) -> Ranks:

@@ -16,9 +16,10 @@ from torchdata.nodes import BaseNode, Loader, ParallelMapper, PinMemory, Prefetc
 from lmdbpipe.checks import whole
 from lmdbpipe.device import Transfer, is_gpu
 from lmdbpipe.errors import ConfigError
+from lmdbpipe.files import Paths
 from lmdbpipe.iterable import LMDBIterableDataset, Streamable
 from lmdbpipe.pipeline import Keys
-from lmdbpipe.reader import Paths, StreamReader
+from lmdbpipe.reader import StreamReader
 from lmdbpipe.records import Indices
 from lmdbpipe.stream import Plan, Progress, requests
 from lmdbpipe.world import Workers

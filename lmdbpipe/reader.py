@@ -1,92 +1,23 @@
-"""What the streaming faces share: records, transforms, options, the count of epochs, and states."""
+"""What the streaming faces share: it begins passes over the contents of an epoch, and knows where they stand."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import glob
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import xxhash
 from torch.utils.data import get_worker_info
 
 from lmdbpipe.checks import whole
-from lmdbpipe.config import LMDBConfig
+from lmdbpipe.contents import Contents
 from lmdbpipe.epochs import EpochCounter
-from lmdbpipe.errors import ConfigError, DatabaseNotFoundError, OutOfRangeError, StateError
-from lmdbpipe.order import Mixture, OrderState, Repeated, Selection, Whole, choose, draw, merge, resume
-from lmdbpipe.parts import Part, count_parts
-from lmdbpipe.pipeline import Pipeline, ReadOptions, Steps, StepsFor
-from lmdbpipe.records import Records
+from lmdbpipe.errors import ConfigError, StateError
+from lmdbpipe.order import BaseOrder, OrderState, merge, resume
+from lmdbpipe.pipeline import Pipeline, ReadOptions, StepsFor
 from lmdbpipe.stream import Pass, Plan, Progress, StreamOptions
-from lmdbpipe.structure import Path as LeafPath
 from lmdbpipe.world import Ranks, Workers
-from lmdbpipe.wrapped import Step, Transform, standard_paths
-
-PathLike: TypeAlias = str | os.PathLike[str]
-Paths: TypeAlias = PathLike | Part | Iterable[PathLike | Part]
-
-
-@dataclasses.dataclass(frozen=True)
-class FixedSteps:
-    """The same transforms for every sample."""
-
-    steps: Steps
-
-    @property
-    def uniform(self) -> bool:
-        """Whether all samples have the same."""
-        return True
-
-    def __call__(self, index: int) -> Steps:
-        """Give them."""
-        return self.steps
-
-
-def fixed_steps(
-    records: Records, transform: Transform | None, target_transform: Transform | None, transforms: Transform | None
-) -> FixedSteps:
-    """Put transforms where the source applied its own, which its file remembers, or where torchvision would.
-
-    Raises:
-        ConfigError: Both a joint transform and one for a part are given.
-    """
-    if transforms is not None and (transform is not None or target_transform is not None):
-        raise ConfigError("give either transforms, or transform and target_transform")
-    recorded = records.databases[0].manifest.provenance.get("transforms", {})
-    paths = standard_paths(records.schema.structure)
-    paths |= {name: tuple(tuple(path) for path in found) for name, found in recorded.items() if name != "transforms"}
-    given = {"transform": transform, "target_transform": target_transform, "transforms": transforms}
-    steps = []
-    for name, function in given.items():
-        if function is not None:  # a joint transform takes all its parts together, others act on each place by itself
-            calls = [paths[name]] if name == "transforms" else [(path,) for path in paths[name]]
-            steps += [Step(function, call) for call in calls]
-    return FixedSteps(tuple(steps))
-
-
-def expand(paths: PathLike | Iterable[PathLike]) -> list[str]:
-    """List the files that a path, a pattern, or several of them name.
-
-    Raises:
-        ConfigError: There is none.
-        DatabaseNotFoundError: A pattern matches no file.
-    """
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    expanded: list[str] = []
-    for path in (str(Path(path).expanduser()) for path in given):
-        found = sorted(glob.glob(path)) if glob.has_magic(path) and not Path(path).exists() else [path]  # noqa: PTH207
-        if not found:
-            raise DatabaseNotFoundError(f"{path}: no file matches")
-        expanded += found
-    if not expanded:
-        raise ConfigError("give the path of at least one database")
-    return expanded
 
 
 def check_batched(
@@ -111,103 +42,39 @@ class StreamReader:
     """Starts passes over records, and knows where they stand.
 
     Args:
-        records: What is read.
+        contents: What an epoch is made of.
         steps_for: The transforms that act on a sample.
         options: How it is ordered and dealt.
         collate_fn: Makes a batch of a list of samples.
         read_options: How batches are read and transformed.
-        selection: What an epoch is made of; None for all samples, once each.
     """
 
     def __init__(
         self,
-        records: Records,
+        contents: Contents,
         steps_for: StepsFor,
         options: StreamOptions,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         read_options: ReadOptions | None = None,
-        selection: Selection | None = None,
     ) -> None:
         check_batched(options, collate_fn, read_options)
-        self.records = records
+        self.contents = contents
         self.options = options
-        self.pipeline = Pipeline(records, steps_for, collate_fn, read_options)
+        self.pipeline = Pipeline(contents.records, steps_for, collate_fn, read_options)
         self.epochs = EpochCounter()
-        self.selection = selection
         self._own: OrderState | None = None
         self._latest: tuple[int, Progress] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_latest": None}
 
-    @property
-    def fingerprint(self) -> str:
-        """Tells the files from others, in few bytes."""
-        fingerprint = self.records.fingerprint
-        if len(self.records.databases) > 1:
-            fingerprint = xxhash.xxh3_128_hexdigest(fingerprint.encode())
-        if self.selection is None:
-            return fingerprint
-        return f"{fingerprint}/{self.selection.name}"
-
-    @property
-    def length(self) -> int:
-        """Samples in an epoch, over all ranks."""
-        return len(self.records) if self.selection is None else self.selection.length
-
-    @property
-    def block(self) -> int:
-        """Samples that lie together on disk, of those that are read."""
-        if self.selection is None:
-            return max(self.records.chunk_length, 1)
-        return max(self.records.chunk_length * self.length // max(self.selection.span, 1), 1)
-
-    def select(self, indices: Iterable[int]) -> StreamReader:
-        """Make a reader of some samples, which counts epochs by itself.
-
-        Raises:
-            ConfigError: Indices are not integers, or samples are drawn anew in every epoch.
-            OutOfRangeError: There is no such sample.
-        """
-        fixed = self._fixed()
-        given = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
-        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-            raise ConfigError(f"indices must be integers in a row, got {given.dtype} of shape {given.shape}")
-        given = given.astype(np.int64)
-        outside = given[(given < 0) | (given >= self.length)]
-        if outside.size:
-            raise OutOfRangeError(f"sample {int(outside[0])} does not exist: there are {self.length}")
-        return self._of(choose(fixed, given))
-
-    def repeat(self, times: int) -> StreamReader:
-        """Make a reader whose epochs hold each sample several times.
-
-        Raises:
-            ConfigError: It is not an integer of at least 1, or samples are drawn anew in every epoch.
-        """
-        return self._of(Repeated(self._fixed(), times))
-
-    def weighted(self, weights: npt.ArrayLike, num_samples: int | None = None) -> StreamReader:
-        """Make a reader that draws samples with replacement.
-
-        Raises:
-            ConfigError: As `lmdbpipe.order.draw` raises, or samples are drawn anew in every epoch already.
-        """
-        return self._of(draw(self._fixed(), weights, self.length if num_samples is None else num_samples))
-
-    def values(self, leaf: str | int | LeafPath) -> npt.NDArray[Any] | list[Any]:
-        """Read one leaf of all samples of an epoch, as they lie in its files: an array if it is dense, else a list.
-
-        Raises:
-            ConfigError: There is no such leaf, or samples are drawn anew in every epoch.
-        """
-        fixed = self._fixed()
-        values = self.records.values(self.records.leaf(leaf))
-        if self.selection is None:
-            return values
-        order = self.options.order(self.length, self.block, 0)
-        indices, _ = fixed.at(np.arange(self.length, dtype=np.int64), order)
-        return [values[index] for index in indices.tolist()] if isinstance(values, list) else values[indices]
+    def over(self, contents: Contents) -> StreamReader:
+        """Make a reader of other contents of the same records, which counts epochs by itself."""
+        reader = copy.copy(self)
+        reader.contents = contents
+        reader.epochs = EpochCounter()
+        reader._own = None
+        return reader
 
     def plan(self, ranks: Ranks, workers: Workers, *, seed: int | None = None) -> Plan:
         """Begin a pass: go on from a loaded state if there is one for it, else read a whole epoch.
@@ -335,48 +202,29 @@ class StreamReader:
         """
         self.epochs.set(epoch)
 
-    def _fixed(self) -> Selection:
-        if self.selection is None:
-            return Whole(len(self.records))
-        if not self.selection.is_fixed:
-            raise ConfigError(
-                "what is weighted or mixed is drawn anew in every epoch, so that nothing can be selected from it: "
-                "select before weighting, and say how many samples are drawn by num_samples, choose or epoch_size"
-            )
-        return self.selection
-
-    def _of(self, selection: Selection) -> StreamReader:
-        pipeline = self.pipeline
-        reader = StreamReader(self.records, pipeline.steps_for, self.options, pipeline.collate_fn, selection=selection)
-        reader.pipeline = pipeline
-        return reader
+    def _order(self, epoch: int) -> BaseOrder:
+        return self.options.order(self.contents.length, self.contents.block, epoch)
 
     def _start(self, epoch: int, seed: int | None = None) -> OrderState:
         """The beginning of an epoch; with a seed of its own it is number 0."""
         epoch = epoch if seed is None else 0
-        order = self.options.order(self.length, self.block, epoch)
-        state = OrderState.start(order, fingerprint=self.fingerprint)
+        state = OrderState.start(self._order(epoch), fingerprint=self.contents.fingerprint)
         seed = self.epochs.seed if seed is None else seed
         return state if seed is None else dataclasses.replace(state, seed=seed)
 
     def _check(self, data: Mapping[str, Any]) -> OrderState:
         state = OrderState.from_json_dict(data)
-        state.restore(self.options.order(self.length, self.block, 0), fingerprint=self.fingerprint)
+        state.restore(self._order(0), fingerprint=self.contents.fingerprint)
         return state
 
     def _resumed(self, state: OrderState, ranks: Ranks, workers: Workers) -> Plan:
-        whole = self.options.dealing(self.length, ranks, workers)
-        dealing, first = resume(state, whole)
-        order = self.options.order(self.length, self.block, 0)
-        order = state.restore(order, fingerprint=self.fingerprint)
-        if state.finished:
-            first = len(dealing)
+        dealing, first = resume(state, self.options.dealing(self.contents.length, ranks, workers))
         return Plan(
             state=state,
-            order=order,
+            order=state.restore(self._order(0), fingerprint=self.contents.fingerprint),
             dealing=dealing,
-            selection=self.selection,
-            first=first,
+            selection=self.contents.selection,
+            first=len(dealing) if state.finished else first,
             ended=state.finished,
         )
 
@@ -395,22 +243,3 @@ class StreamReader:
 
     def _pending(self) -> OrderState | None:
         return self._loaded(self.epochs.peek()) if self._own is None else self._own
-
-
-def open_records(paths: Paths, db_cfg: object, epoch_size: int | None = None) -> tuple[Records, Selection | None]:
-    """Open files by path, pattern, part, or a list of these, and say what an epoch is made of, if there are parts.
-
-    Raises:
-        ConfigError: As `count_parts` raises, or `epoch_size` is given without parts.
-    """
-    given = [paths] if isinstance(paths, str | os.PathLike | Part) else list(paths)
-    if not any(isinstance(path, Part) for path in given):
-        if epoch_size is not None:
-            raise ConfigError("epoch_size needs parts with proportions: lmdbpipe.Part(path, proportion=...)")
-        return Records(expand([path for path in given if not isinstance(path, Part)]), LMDBConfig.of(db_cfg)), None
-    parts = [path if isinstance(path, Part) else Part(path, repeat=1) for path in given]
-    files = [expand(part.path) for part in parts]
-    records = Records([path for found in files for path in found], LMDBConfig.of(db_cfg))
-    databases = iter(records.databases)
-    lengths = tuple(sum(next(databases).manifest.length for _ in found) for found in files)
-    return records, Mixture(lengths, count_parts(parts, lengths, epoch_size))

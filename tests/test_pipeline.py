@@ -18,8 +18,8 @@ from torchvision.transforms import v2
 from lmdbpipe.build import build
 from lmdbpipe.errors import TransformError
 from lmdbpipe.pipeline import Pipeline, ReadOptions
-from lmdbpipe.reader import FixedSteps, fixed_steps
 from lmdbpipe.records import Records
+from lmdbpipe.steps import FixedSteps, fixed_steps
 
 
 def noise(*sizes: tuple[int, int]) -> list[tuple[Image.Image, int]]:

@@ -18,8 +18,8 @@ from lmdbpipe.bench.report import COPY, READ
 from lmdbpipe.codecs import ImageCodec
 from lmdbpipe.dataset import LMDBDataset
 from lmdbpipe.iterable import LMDBIterableDataset
-from lmdbpipe.reader import fixed_steps
 from lmdbpipe.records import Records
+from lmdbpipe.steps import fixed_steps
 from lmdbpipe.wrapped import Transform, touched
 
 Counts: TypeAlias = Iterator[float]

@@ -13,7 +13,7 @@ import torch
 
 from lmdbpipe import LMDBIterableDataset
 from lmdbpipe.order import BaseOrder
-from lmdbpipe.reader import FixedSteps
+from lmdbpipe.steps import FixedSteps
 
 LENGTH, CHUNK, BATCH = 10**9, 340, 256
 POSITIONS = (0, 1, 10**4, LENGTH // 3, LENGTH // 2 + 17, LENGTH - 5000)
