@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from lmdbpipe.chunks import encode_in_processes, encode_iterable, encode_map
 from lmdbpipe.codecs import Columns, Schema
 from lmdbpipe.config import LMDBConfig
-from lmdbpipe.encode import EncodedChunk, Encoder, encode_in_processes, encode_iterable, encode_map
+from lmdbpipe.encode import EncodedChunk, Encoder
 from lmdbpipe.errors import DatabaseMismatchError, DatabasePathError, EmptyDatasetError, FormatError, SampleError
 from lmdbpipe.provenance import differences, provenance
 from lmdbpipe.seeding import preserved
@@ -199,10 +200,10 @@ def _put(writer: Writer, done: _Progress, chunk: EncodedChunk) -> _Progress:
     schema = done.schema.join(chunk.schema)
     payload = done.payload_bytes
     if schema != done.schema:
+        lacking, checkpoint = schema.widen(done.schema, done.chunk_length), done.to_json()
+        payload += done.chunks * _nbytes(lacking)
         for before in range(done.chunks):
-            columns = schema.widen(done.schema, done.chunk_length)
-            payload += _nbytes(columns)
-            writer.put(before, columns, 0, done.to_json())
+            writer.put(before, lacking, 0, checkpoint)
     columns = {**chunk.columns, **schema.widen(chunk.schema, chunk.length)}
     done = done._replace(
         schema=schema,

@@ -12,8 +12,8 @@ import json
 import multiprocessing
 import operator
 import sys
+import textwrap
 import time
-from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,12 +24,12 @@ from typer.core import TyperGroup
 
 from lmdbpipe.bench import Options, as_json_dict, as_text, bench
 from lmdbpipe.build import build
-from lmdbpipe.codecs import ImageCodec
 from lmdbpipe.demo import demo
+from lmdbpipe.describe import describe, explain
 from lmdbpipe.errors import ConfigError, LMDBPipeError
 from lmdbpipe.sources import SOURCES, parse
-from lmdbpipe.store import Database, Manifest, verify
-from lmdbpipe.transforms import lower
+from lmdbpipe.store import Database, verify
+from lmdbpipe.table import megabytes
 
 _FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's; some versions of typer carry their own click
@@ -126,7 +126,7 @@ def _build(
         size = None if resize is None else _size(resize)
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from error
-    start, before = time.perf_counter(), out.exists() and not overwrite
+    start, before = time.perf_counter(), out.expanduser().exists() and not overwrite
     manifest = build(
         kind.open(where),
         out,
@@ -137,7 +137,7 @@ def _build(
         progress=not quiet,
     )
     how = "was complete already" if before else f"built in {time.perf_counter() - start:.1f} s"
-    typer.echo(f"{out}: {manifest.length:,} samples, {_megabytes(manifest.totals['file_bytes'])}, {how}")
+    typer.echo(f"{out}: {manifest.length:,} samples, {megabytes(manifest.totals['file_bytes'])}, {how}")
 
 
 def _size(text: str) -> int | tuple[int, int]:
@@ -172,19 +172,13 @@ def _info(
     Example: lmdbpipe info train.lmdb
              lmdbpipe info train.lmdb --transform train:augment
     """  # noqa: D301
-    manifest = Database(file).manifest
+    database = Database(file)
     if transform is not None:
-        typer.echo(_explain(manifest, transform))
+        typer.echo(explain(database, _imported(transform)))
     elif as_json:
-        typer.echo(json.dumps(json.loads(manifest.dumps()), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(json.loads(database.manifest.dumps()), indent=2, ensure_ascii=False))
     else:
-        typer.echo(f"{file}\n{_aligned(list(_facts(manifest, file)))}\n\n{_aligned(_leaves(manifest))}")
-
-
-def _explain(manifest: Manifest, name: str) -> str:
-    """Explain how a transform is lowered for the file's images."""
-    modes = [codec.mode or "RGB" for codec in manifest.schema.codecs if isinstance(codec, ImageCodec)]
-    return lower(_imported(name)).explain(*modes[:1])
+        typer.echo(f"{file}\n{textwrap.indent(describe(database), '  ')}")
 
 
 def _imported(name: str) -> Any:
@@ -197,61 +191,6 @@ def _imported(name: str) -> Any:
         raise typer.BadParameter(f"{name!r} is no MODULE:NAME that can be imported: {error}") from error
     finally:
         sys.path.remove("")
-
-
-def _facts(manifest: Manifest, file: Path) -> Iterator[tuple[str, str]]:
-    payload, stat, origin = manifest.totals["payload_bytes"], file.stat(), manifest.provenance
-    yield "samples", f"{manifest.length:,} in {manifest.num_chunks:,} chunks of {manifest.chunk_length:,}"
-    yield "payload", f"{payload:,} bytes ({_megabytes(payload)}), {payload / manifest.length:,.0f} a sample"
-    ratio = f", {stat.st_size / payload:.3f} times the payload" if payload else ""
-    yield "file", f"{stat.st_size:,} bytes ({_megabytes(stat.st_size)}){ratio}"
-    if hasattr(stat, "st_blocks"):
-        yield "on disk", f"{stat.st_blocks * 512:,} bytes ({_megabytes(stat.st_blocks * 512)})"
-    length = origin["source_length"]
-    yield "source", f"{origin['source']}, {'of unknown length' if length is None else f'{length:,} samples'}"
-    yield "as it said", "; ".join(" ".join(line.split()) for line in origin["source_repr"].splitlines())
-    yield "baked in", " ".join((origin["db_transform"] or "nothing").split())
-    yield "rounds", str(origin["rounds"])
-    seed = origin["shuffle_seed"]
-    yield "order", "the source's" if seed is None else f"shuffled, seed {seed}"
-    versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items() if version)
-    yield "written", f"{origin['date']} by {versions}"
-    yield "fingerprint", manifest.fingerprint
-
-
-def _leaves(manifest: Manifest) -> list[tuple[str, ...]]:
-    schema = manifest.schema
-    table: list[tuple[str, ...]] = [("leaf", "codec", "column", "dtype", "shape", "about")]
-    for _, leaf, column in schema.columns:
-        codec, shape = schema.codecs[leaf], "varies" if column.shape is None else str(column.shape)
-        is_first = column.role == codec.columns()[0].role
-        name, kind, about = schema.leaf_names[leaf], codec.name, _about(codec.params())
-        table.append(
-            (*((name, kind) if is_first else ("", "")), column.role, str(column.dtype), shape, about * is_first)
-        )
-    return table
-
-
-def _about(params: dict[str, Any]) -> str:
-    """Write a codec's parameters: those that are set, and those that vary."""
-    return ", ".join(f"{name} {_written(value)}" for name, value in params.items() if value is not False)
-
-
-def _written(value: Any) -> str:
-    if value is None:
-        return "varies"
-    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Lay rows out in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(f"  {line}".rstrip() for line in lines)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
 
 
 @app.command("verify")

@@ -28,6 +28,7 @@ from torchvision.transforms import v2
 from lmdbpipe.dataset import LMDBDataset
 from lmdbpipe.errors import SourceError, TransformError
 from lmdbpipe.sources.imagefolder import ImageFolderSource
+from lmdbpipe.table import megabytes
 
 Open: TypeAlias = Callable[..., Any]
 """Opens a dataset, given its ``transform``."""
@@ -94,9 +95,7 @@ def demo(data: Path | None, *, download: bool, echo: Callable[[str], Any]) -> li
         echo(_table(rows))
         totals = wrapped.records.databases[0].manifest.totals
         payload, size = totals["payload_bytes"], Path(wrapped.path).stat().st_size
-        echo(
-            f"File: {size / 1e6:,.1f} MB for {payload / 1e6:,.1f} MB of pixels and labels ({size / payload:.2f} times)"
-        )
+        echo(f"File: {megabytes(size)} for {megabytes(payload)} of pixels and labels ({size / payload:.2f} times)")
         wrapped.records.close()
     return rows
 

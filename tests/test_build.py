@@ -26,8 +26,9 @@ from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 
 import lmdbpipe
+from lmdbpipe.chunks import encode_in_processes
 from lmdbpipe.codecs import Schema
-from lmdbpipe.encode import Encoder, encode_in_processes
+from lmdbpipe.encode import Encoder
 from lmdbpipe.errors import (
     ConfigError,
     DatabaseFullError,

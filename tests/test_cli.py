@@ -170,6 +170,13 @@ def test_info_tells_what_is_in_a_file(built: Path) -> None:
     assert lines["1"].split()[:4] == ["1", "scalar", "data", "int64"]
 
 
+def test_info_knows_the_home_folder(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that no shell has expanded is found as everywhere else."""
+    monkeypatch.setenv("HOME", str(built.parent))
+    monkeypatch.setenv("USERPROFILE", str(built.parent))
+    assert f"~/{built.name}\n  samples" in run("info", f"~/{built.name}").stdout
+
+
 def test_info_of_baked_in_transforms(images: Path, tmp_path: Path) -> None:
     """A transform that is baked in is shown, and shapes are then the same for all."""
     run("build", f"imagefolder:{images}", tmp_path / "out.lmdb", "--resize", "8x9", "--rounds", "3", "--quiet")

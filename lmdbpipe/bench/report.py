@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import statistics
-from collections.abc import Sequence
 from typing import Any
+
+from lmdbpipe.table import aligned, megabytes
 
 COPY, READ = "floor: copy of batches out of a memory map", "floor: read of the file, front to back"
 """What no reader can do without, of a file that is in memory and of one that is not."""
@@ -76,7 +77,7 @@ def as_text(report: Report) -> str:
     """The report as a table of plain text."""
     per_sample = report.payload_bytes / report.length
     lines = [
-        f"{report.file}: {report.length:,} samples, {report.payload_bytes / 1e6:,.1f} MB of payload "
+        f"{report.file}: {report.length:,} samples, {megabytes(report.payload_bytes)} of payload "
         f"({per_sample:,.0f} bytes a sample), on a machine of {os.cpu_count()} cores",
         f"Batches of {report.batch_size}; medians of {report.rounds} rounds in which all took turns; MB of payload; "
         "of the floor: times the first row under warm or cold cache",
@@ -93,8 +94,14 @@ def as_text(report: Report) -> str:
         table.append((name, row.how, *_figures(row, per_sample, report.floor(cache))))
         what = row.what
     firsts = ", ".join(f"{value:.1f} ms {order}" for order, value in report.first_batch_ms.items())
-    memory = "not known" if report.memory_bytes is None else f"{report.memory_bytes / 1e6:,.1f} MB"
-    lines += ["", *_aligned(table), "", f"Time to the first batch: {firsts}", f"Memory of a stream, at most: {memory}"]
+    memory = "not known" if report.memory_bytes is None else megabytes(report.memory_bytes)
+    lines += [
+        "",
+        *aligned(table, names=2),
+        "",
+        f"Time to the first batch: {firsts}",
+        f"Memory of a stream, at most: {memory}",
+    ]
     return "\n".join([*lines, *(f"Note: {note}" for note in report.notes)])
 
 
@@ -109,15 +116,3 @@ def _figures(row: Row, per_sample: float, floor: float | None) -> tuple[str, ...
         return (f"not measured: {row.missing}",)
     ratio = "" if floor is None else f"{row.median / floor:.3f}"
     return f"{row.median:,.0f}", f"{row.median * per_sample / 1e6:,.1f}", ratio
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Lay rows out in columns, figures to the right; a row that is shorter than the others ends where it ends."""
-    full = [row for row in table if len(row) == len(table[0])]
-    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
-    lines = []
-    for row in table:
-        names = [cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)]
-        figures = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=False)]
-        lines.append("  ".join([*names, *figures]).rstrip())
-    return lines
