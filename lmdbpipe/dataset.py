@@ -30,6 +30,7 @@ from lmdbpipe.physical import Physical
 from lmdbpipe.pipeline import Pipeline, Steps
 from lmdbpipe.records import Records
 from lmdbpipe.steps import FixedSteps, fixed_steps
+from lmdbpipe.store import partial_path
 from lmdbpipe.structure import Path as LeafPath
 from lmdbpipe.wrapped import ATTRIBUTES, Transform, WrappedDataset, apply, touched
 
@@ -90,12 +91,18 @@ class LMDBDataset(Dataset[Any]):
         path = folder / f"{stem}.lmdb"
         if can_create:
             _make_folder(folder)
-            build(dataset, path, db_transform=db_transform, overwrite=force_db_rebuild, db_cfg=config)
+            try:
+                build(dataset, path, db_transform=db_transform, overwrite=force_db_rebuild, db_cfg=config)
+            except BaseException:
+                if temporary_db:  # nobody would go on with a file of this name
+                    partial_path(path).unlink(missing_ok=True)
+                raise
         else:
             _wait_for(path, config)
             check_reuse(dataset, path, db_transform=db_transform, db_cfg=config)
-        self._set_up(dataset, Records([path], config), config, WrappedDataset(dataset), None, temporary=temporary_db)
-        self.lower = lower
+        self._set_up(dataset, Records([path], config), config, WrappedDataset(dataset), {}, lower=lower)
+        if temporary_db:
+            self._finalizer = weakref.finalize(self, _delete, self.records, os.getpid())
 
     @classmethod
     def from_path(
@@ -127,8 +134,7 @@ class LMDBDataset(Dataset[Any]):
         fixed_steps(records, transform, target_transform, transforms)
         self = cls.__new__(cls)
         given = {"transform": transform, "target_transform": target_transform, "transforms": transforms}
-        self._set_up(None, records, config, None, given, temporary=False)
-        self.lower = lower
+        self._set_up(None, records, config, None, given, lower=lower)
         return self
 
     def _set_up(
@@ -137,20 +143,12 @@ class LMDBDataset(Dataset[Any]):
         records: Records,
         config: LMDBConfig,
         wrapped: WrappedDataset | None,
-        overrides: dict[str, Transform | None] | None,
+        overrides: dict[str, Transform | None],
         *,
-        temporary: bool,
+        lower: bool,
     ) -> None:
-        state = {
-            "dataset": dataset,
-            "records": records,
-            "db_cfg": config,
-            "_wrapped": wrapped,
-            "_overrides": overrides or {},
-        }
-        vars(self).update(state)
-        if temporary:
-            vars(self)["_finalizer"] = weakref.finalize(self, _delete, records, os.getpid())
+        self.dataset, self.records, self.db_cfg, self.lower = dataset, records, config, lower
+        self._wrapped, self._overrides = wrapped, overrides
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_finalizer", "_known_pipeline")}
@@ -202,6 +200,7 @@ class LMDBDataset(Dataset[Any]):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ATTRIBUTES:
             self._overrides[name] = value
+            vars(self).pop("_fixed_steps", None)
         else:
             super().__setattr__(name, value)
 
@@ -265,12 +264,17 @@ class LMDBDataset(Dataset[Any]):
     def _steps(self, position: int) -> Steps:
         """The transforms that now act on the sample at a physical position."""
         if self._wrapped is None:
-            return fixed_steps(self.records, **self._overrides).steps
+            return self._fixed_steps
         index = self._physical.index(position)
         steps: Steps = self._wrapped.steps(index, self._overrides)
         own = {site.name for site in self._wrapped.sites(index)}
         if own or not any(self._overrides.values()):
             return steps
+        return self._fixed_steps
+
+    @functools.cached_property
+    def _fixed_steps(self) -> Steps:
+        """The transforms that were set, where the dataset applies none of its own."""
         return fixed_steps(self.records, **{name: self._overrides.get(name) for name in ATTRIBUTES}).steps
 
     @functools.cached_property

@@ -31,6 +31,7 @@ from lmdbpipe.errors import (
     OutOfRangeError,
     SourceError,
 )
+from tests.helpers import Failing
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -277,6 +278,15 @@ def test_a_temporary_file_goes_with_its_wrapper(tmp_path: Path) -> None:
     del first, second
     gc.collect()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_temporary_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """What is left of a temporary file's build has a name that nobody would ask for again, so it goes."""
+    flag = tmp_path / "flag"
+    flag.touch()
+    with pytest.raises(SourceError):
+        LMDBDataset(Failing(40, 23, flag), root=tmp_path / "root", temporary_db=True, db_cfg={"write_frequency": 1})
+    assert list((tmp_path / "root").iterdir()) == []
 
 
 def test_a_childs_end_does_not_delete_a_temporary_file(tmp_path: Path) -> None:
