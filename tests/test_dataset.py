@@ -280,8 +280,9 @@ def test_a_temporary_file_goes_with_its_wrapper(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_temporary_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_temporary_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left of a temporary file's build has a name that nobody would ask for again, so it goes."""
+    monkeypatch.setattr("lmdbpipe.encode._CHUNK_LENGTH", 7)
     flag = tmp_path / "flag"
     flag.touch()
     with pytest.raises(SourceError):
