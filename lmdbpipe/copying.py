@@ -34,7 +34,7 @@ class Copier:
         return f"Copier(pause={self._pause})"
 
     def join(self, pieces: list[Bytes]) -> Bytes:
-        """Give the bytes of some pieces, at least one, end to end in memory of their own, which travels if in a worker."""
+        """Copy some pieces, at least one, end to end into new memory; in a worker, into memory that travels."""
         size = sum(map(len, pieces))
         lent = lend(size)
         if lent is not None:

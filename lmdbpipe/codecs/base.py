@@ -9,6 +9,7 @@ and those that earlier, narrower chunks lack are constants (`widen`). So a build
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -46,7 +47,7 @@ class Column:
         """Bytes of one sample's row, or None where that varies."""
         if self.shape is None:
             return None
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Rows(Protocol):

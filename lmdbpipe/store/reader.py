@@ -89,7 +89,8 @@ class Database:
         """
         value = self._value(chunk, index)
         rows = self.manifest.chunk_rows(chunk)
-        expected = None if column.row_bytes is None else rows * column.row_bytes
+        row_bytes = column.row_bytes
+        expected = None if row_bytes is None else rows * row_bytes
         if value is None or (expected is not None and len(value) != expected) or len(value) % column.dtype.itemsize:
             found = "missing" if value is None else f"{len(value)} bytes"
             raise CorruptError(f"{self.path}: column {index} of chunk {chunk} is damaged: {found}, not {expected}")
@@ -117,9 +118,8 @@ class Database:
     def address(self, chunk: int, index: int, column: Column) -> int:
         """Look up where in memory one column of one chunk begins; 0 where it is empty."""
         self._open()
-        table = self._addresses.get(index)
-        found = -1 if table is None else int(table[chunk])
-        return found if found >= 0 else int(self.addresses(np.array([chunk]), index, column)[0])
+        address = int(self._table(index)[chunk])
+        return address if address >= 0 else self._find(chunk, index, column)
 
     def addresses(self, chunks: npt.NDArray[np.int64], index: int, column: Column) -> npt.NDArray[np.int64]:
         """Look up where in memory one column of some chunks begins; 0 where it is empty.
@@ -127,16 +127,11 @@ class Database:
         Remembered: 8 bytes a chunk.
         """
         self._open()
-        table = self._addresses.get(index)
-        if table is None:
-            table = self._addresses[index] = np.full(self.manifest.num_chunks, -1, np.int64)
+        table = self._table(index)
         addresses: npt.NDArray[np.int64] = table[chunks]
         if (addresses < 0).any():
             for chunk in np.unique(chunks[addresses < 0]).tolist():
-                array = self.column(chunk, index, column)
-                table[chunk] = array.__array_interface__["data"][0] if array.nbytes else 0
-            if index == self.manifest.schema.columns[0].index and table[0] > 0:
-                self._anchor = (chunk, int(table[chunk] - table[0]))
+                self._find(chunk, index, column)
             addresses = table[chunks]
         return addresses
 
@@ -209,6 +204,21 @@ class Database:
         if self._environment is not None and self._generation == environment.generation():
             self._finalizer()
         self._environment = None
+
+    def _table(self, index: int) -> npt.NDArray[np.int64]:
+        """What is known of a column's addresses, by chunk; -1 where nothing is."""
+        if index not in self._addresses:
+            self._addresses[index] = np.full(self.manifest.num_chunks, -1, np.int64)
+        return self._addresses[index]
+
+    def _find(self, chunk: int, index: int, column: Column) -> int:
+        """Look up one address, and remember it."""
+        array, table = self.column(chunk, index, column), self._table(index)
+        address = array.__array_interface__["data"][0] if array.nbytes else 0
+        table[chunk] = address
+        if address and index == self.manifest.schema.columns[0].index and table[0] > 0:
+            self._anchor = (chunk, address - int(table[0]))
+        return address
 
     def _value(self, chunk: int, index: int) -> Any:
         opened = self._open()
