@@ -65,12 +65,8 @@ def share(batch: Any) -> Any:
     return batch
 
 
-class _Form(NamedTuple):
-    """How a tensor lies in its memory."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+_Form = tuple[str, tuple[int, ...], tuple[int, ...]]
+"""How a tensor lies in its memory: dtype, shape and strides, as what pickle writes without asking anybody."""
 
 
 class _Slot:
@@ -182,9 +178,9 @@ def _reduce(tensor: SharedTensor) -> tuple[Callable[..., torch.Tensor], tuple[An
     plain = tensor.detach().as_subclass(torch.Tensor)
     if not _is_dense(plain):
         plain = plain.contiguous()
-    form = _Form(plain.dtype, tuple(plain.shape), plain.stride())
+    form = str(plain.dtype)[len("torch.") :], tuple(plain.shape), plain.stride()
     if plain.nbytes < _SMALLEST:
-        return _from_bytes, (bytearray(_bytes(plain)), form)
+        return _from_bytes, (_bytes(plain).tobytes(), form)
     ring, number = _lent.get(plain.untyped_storage().data_ptr(), (None, None))
     if ring is not None and number is not None and ring.holds(number):
         return ring.send(number, int(plain.storage_offset()) * plain.element_size(), form)
@@ -204,10 +200,15 @@ def _bytes(dense: torch.Tensor) -> Bytes:
     return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8).numpy()
 
 
-def _from_bytes(data: bytearray, form: _Form) -> torch.Tensor:
+def _from_bytes(data: bytes, form: _Form) -> torch.Tensor:
     """Make a tensor of the bytes that came with the message."""
-    flat = torch.frombuffer(data, dtype=form.dtype) if data else torch.empty(0, dtype=form.dtype)
-    return flat.as_strided(form.shape, form.strides)
+    return _formed(torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0), form)
+
+
+def _formed(data: torch.Tensor, form: _Form) -> torch.Tensor:
+    """See bytes as the tensor that lay in them."""
+    name, shape, strides = form
+    return data.view(getattr(torch, name)).as_strided(shape, strides)
 
 
 def _rebuild(
@@ -227,14 +228,15 @@ def _rebuild(
     received.state.bytes[2 * number + _KNOWN] = 1
     many = len(received.held) >= _HELD
     received.held.add(number)
-    nbytes = math.prod(form.shape) * form.dtype.itemsize
+    nbytes = math.prod(form[1]) * getattr(torch, form[0]).itemsize
     data = received.slots[number].view(offset, nbytes, received.give_back, number)
-    out = torch.from_numpy(data.copy() if many else data)
-    return out.view(form.dtype).as_strided(form.shape, form.strides)
+    return _formed(torch.from_numpy(data.copy() if many else data), form)
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
     """Whether a tensor's elements fill its memory without gaps or overlaps, in whatever order of axes."""
+    if tensor.is_contiguous():
+        return True
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride != expected:
