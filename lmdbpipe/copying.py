@@ -7,12 +7,13 @@ cores that takes a time slice, of milliseconds: after such a copy, the next ones
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from lmdbpipe.ring import lend
+from lmdbpipe.ring import lend, travels
 
 Bytes = npt.NDArray[np.uint8]
 _SHARED_BYTES = 256 * 1024
@@ -32,6 +33,13 @@ class Copier:
 
     def __repr__(self) -> str:
         return f"Copier(pause={self._pause})"
+
+    def copy(self, piece: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Copy an array, C-contiguous and not empty, as `join` does."""
+        nbytes = piece.nbytes
+        if (nbytes < _SHARED_BYTES or torch.get_num_threads() == 1) and not travels():
+            return piece.copy()
+        return self.join([piece.reshape(-1).view(np.uint8)]).view(piece.dtype).reshape(piece.shape)
 
     def join(self, pieces: list[Bytes]) -> Bytes:
         """Copy some pieces, at least one, end to end into new memory; in a worker, into memory that travels."""

@@ -70,11 +70,13 @@ class DenseLeaf:
         if size >= DEAR:
             return self._fill(POOL.empty((len(indices), *self.shape), self.dtype), indices).permute(self.axes)
         if not size:
-            rows = np.empty(0, np.uint8)
-        elif isinstance(indices, range):
-            rows = COPIER.join(self.runs(indices))
-        else:
+            rows: Array = np.empty(0, np.uint8)
+        elif not isinstance(indices, range):
             rows = self._pick(indices)
+        elif (run := self._run(indices)) is not None:
+            return torch.from_numpy(COPIER.copy(run).transpose(self.axes))
+        else:
+            rows = COPIER.join(self.runs(indices))
         rows = rows.view(self.column.dtype).reshape(len(indices), *self.shape)
         return torch.from_numpy(rows.transpose(self.axes))
 
@@ -94,6 +96,15 @@ class DenseLeaf:
         chunks, rows = np.divmod(indices, self._chunk_length)
         addresses: npt.NDArray[np.int64] = self.database.addresses(chunks, self._index, self.column)
         return addresses + np.asarray(rows * self.row_bytes, np.int64)
+
+    def _run(self, indices: range) -> Array | None:
+        """View consecutive rows in the map, ``[n, *shape]``; None if they lie in several chunks."""
+        chunk, row = divmod(indices.start, self._chunk_length)
+        if row + len(indices) > self._chunk_length:
+            return None
+        address = self.database.address(chunk, self._index, self.column) + row * self.row_bytes
+        base, memory = self.database.memory()
+        return np.ndarray((len(indices), *self.shape), self.column.dtype, memory, address - base)
 
     def runs(self, indices: range) -> list[Bytes]:
         """View consecutive rows in the map as bytes, chunk by chunk."""
@@ -153,6 +164,11 @@ class JoinedLeaf(DenseLeaf):
         parts, order = self._split(indices)
         addresses = np.concatenate([self._leaves[number].addresses(local) for number, local in parts])
         return addresses if order is None else addresses[order]
+
+    def _run(self, indices: range) -> Array | None:
+        """View consecutive rows in one chunk of one file."""
+        ((number, local), *more), _ = self._split(indices)
+        return None if more else self._leaves[number]._run(local)  # type: ignore[arg-type]
 
     def runs(self, indices: range) -> list[Bytes]:
         """View consecutive rows as bytes, file by file and chunk by chunk."""
