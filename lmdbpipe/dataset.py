@@ -149,6 +149,8 @@ class LMDBDataset(Dataset[Any]):
     ) -> None:
         self.dataset, self.records, self.db_cfg, self.lower = dataset, records, config, lower
         self._wrapped, self._overrides = wrapped, overrides
+        if lower and len(records):
+            self._pipeline(self._steps(0))  # before workers are forked
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_finalizer", "_known_pipeline")}

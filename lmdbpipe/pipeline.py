@@ -91,6 +91,8 @@ class Pipeline:
         self.options = options or ReadOptions()
         self._probed: dict[Steps, list[Any]] = {}
         self._lowered: dict[int, Lowered] = {}
+        if len(records):
+            self._prepare(steps_for(0))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_probed": {}, "_lowered": {}}
@@ -191,6 +193,15 @@ class Pipeline:
                 for function in chain:
                     values[row] = function(values[row])
         return values
+
+    def _prepare(self, steps: Steps) -> None:
+        """Do before workers are forked what each of them would begin with."""
+        if not self.options.lower or self.options.device is not None or self.collate_fn is not None:
+            return
+        for path, chain in (self.chains(steps) or {}).items():
+            codec = self.records.schema.codecs[self.records.schema.structure.paths.index(path)]
+            for function in chain if isinstance(codec, ImageCodec) else ():
+                self._lower(function).prepare()
 
     def _lower(self, function: Transform) -> Lowered:
         found = self._lowered.get(id(function))

@@ -129,14 +129,16 @@ class _Ring:
 class _Received(NamedTuple):
     """In the main process: what it knows of a worker's ring, and the slots that somebody here holds."""
 
+    process: int
     slots: dict[int, _Slot]
     state: _Slot
     held: set[int]
 
     def give_back(self, number: int) -> None:
-        """Let the worker have a slot again."""
-        self.held.discard(number)
-        self.state.bytes[2 * number + _BUSY] = 0
+        """Let the worker have a slot again; what a fork of this process drops, this one may still hold."""
+        if self.process == os.getpid():
+            self.held.discard(number)
+            self.state.bytes[2 * number + _BUSY] = 0
 
 
 _rings: dict[int, _Ring] = {}
@@ -222,7 +224,7 @@ def _rebuild(
     if handles is not None:
         if key not in _received:
             _forget_ended()
-            _received[key] = _Received({}, _Slot(handles[1]), set())
+            _received[key] = _Received(os.getpid(), {}, _Slot(handles[1]), set())
         _received[key].slots[number] = _Slot(handles[0])
     received = _received[key]
     received.state.bytes[2 * number + _KNOWN] = 1

@@ -16,6 +16,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from lmdbpipe.build import build
+from lmdbpipe.dataset import LMDBDataset
 from lmdbpipe.errors import TransformError
 from lmdbpipe.pipeline import Pipeline, ReadOptions
 from lmdbpipe.records import Records
@@ -219,3 +220,22 @@ def test_a_changed_transform_is_lowered_anew(equal_sizes: Records) -> None:
     assert read.batch(range(2), 0, 0)[0].dtype == torch.float32
     read.steps_for = FixedSteps(fixed_steps(equal_sizes, v1.PILToTensor(), None, None).steps)
     assert read.batch(range(2), 0, 0)[0].dtype == torch.uint8
+
+
+def test_what_workers_would_begin_with_is_done_before(equal_sizes: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What numba compiles is compiled where a pipeline is made, if it will be used; also for the map-style dataset."""
+    prepared: list[bool] = []
+    monkeypatch.setattr("lmdbpipe.transforms.lowering.prepare", lambda: prepared.append(True))
+    for transform in (v1.RandomHorizontalFlip(), jitter, None):
+        pipeline(equal_sizes, transform)
+    pipeline(equal_sizes, None, v1.ToTensor())  # no image
+    pipeline(equal_sizes, v1.ToTensor(), lower=False)
+    pipeline(equal_sizes, v1.ToTensor(), device="cpu")
+    pipeline(equal_sizes, v1.ToTensor(), collate_fn=list)
+    assert not prepared
+    path = equal_sizes.databases[0].path
+    pipeline(equal_sizes, v1.Compose([v1.RandomHorizontalFlip(), v1.ToTensor()]))
+    pipeline(equal_sizes, v1.RandomApply([v1.RandomGrayscale(), v1.ToTensor()]))
+    LMDBDataset.from_path(path, v2.ToDtype(torch.float32))
+    LMDBDataset.from_path(path, v2.ToDtype(torch.float32), lower=False)
+    assert len(prepared) == 3

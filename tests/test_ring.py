@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -74,6 +75,85 @@ def test_an_abandoned_pass_does_no_harm() -> None:
     for _ in range(3):
         assert next(iter(loader))["tuple"][0] == 0
     assert [batch["tuple"][0] for batch in loader] == list(range(12))
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let this process be the worker, and the main process too."""
+    monkeypatch.setattr(ring, "travels", lambda: True)
+    yield
+    for known in (ring._rings, ring._lent, ring._received):
+        known.clear()
+
+
+def lent_tensor(value: int) -> torch.Tensor:
+    """A tensor of 100,000 bytes in lent memory."""
+    lent = ring.lend(100_000)
+    assert lent is not None
+    lent[:] = value
+    return torch.from_numpy(lent)
+
+
+def travel(tensor: torch.Tensor) -> tuple[int, torch.Tensor]:
+    """Send a tensor; the number of its slot, and what arrives."""
+    rebuild, arguments = ring._reduce(tensor.as_subclass(ring.SharedTensor))
+    assert rebuild is ring._rebuild
+    return arguments[1], rebuild(*arguments)
+
+
+def test_lent_memory_travels_uncopied(worker: None) -> None:
+    """What was made in a slot arrives over the same memory, whole or a part, in whatever order of axes."""
+    sent = lent_tensor(0)
+    number, arrived = travel(sent.view(100, 10, 100)[20:].permute(0, 2, 1))
+    assert (type(arrived), arrived.shape, arrived.stride()) == (torch.Tensor, (80, 100, 10), (1000, 1, 100))
+    arrived.fill_(7)
+    assert (sent[20_000:] == 7).all()
+    assert not sent[:20_000].any()
+    second, copy_of_it = travel(sent)  # the slot is the main process's now
+    assert second != number
+    assert torch.equal(copy_of_it, sent)
+
+
+def test_memory_is_lent_again_when_nobody_holds_it(worker: None) -> None:
+    """A slot is held by any view in either process, and free after the last."""
+    sent = lent_tensor(1)
+    number, arrived = travel(sent)
+    views: list[Any] = [sent.numpy()[5:], arrived[3:].view(torch.int8)]
+    del sent, arrived
+    while views:
+        other = lent_tensor(2)
+        assert travel(other)[0] != number
+        assert [int(view[-1]) for view in views] == [1] * len(views)
+        views.pop()
+    assert travel(lent_tensor(3))[0] == number
+
+
+def test_a_fork_gives_nothing_back(worker: None) -> None:
+    """What another process drops that inherited a batch, the main process keeps."""
+    number, arrived = travel(lent_tensor(1))
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=ring._received[next(iter(ring._received))].give_back, args=(number,))
+    process.start()
+    process.join()
+    assert travel(lent_tensor(2))[0] != number
+    assert int(arrived.max()) == 1
+
+
+def test_who_holds_many_gets_copies(worker: None) -> None:
+    """The main process holds four slots of a worker at most, so that the worker is never without."""
+    arrived = [travel(lent_tensor(value))[1] for value in range(20)]
+    assert [int(tensor[0]) for tensor in arrived] == list(range(20))
+    (received,) = ring._received.values()
+    assert len(received.held) == 4
+
+
+def test_little_is_lent(worker: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few bytes are not lent, nor more slots than there are, nor anything outside of workers."""
+    assert ring.lend(1000) is None
+    lent = [ring.lend(100_000) for _ in range(9)]
+    assert [one is None for one in lent] == [False] * 8 + [True]
+    monkeypatch.undo()
+    assert ring.lend(200_000) is None
 
 
 def test_slots_are_few_and_used_again() -> None:

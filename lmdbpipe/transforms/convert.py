@@ -31,6 +31,8 @@ def _tensor(spec: Spec) -> Spec:
 class ToTensor(Step):
     """``v1.ToTensor``: bytes become floats in [0, 1]; wider pixels keep their values."""
 
+    computes = True
+
     def accept(self, spec: Spec) -> Spec | str:
         """PIL images."""
         if spec.kind != "pil":
@@ -113,6 +115,8 @@ class Identity(PILToTensor):
 class ConvertImageDtype(Step):
     """``v1.ConvertImageDtype``."""
 
+    computes = True
+
     def accept(self, spec: Spec) -> Spec | str:
         """Tensors."""
         if spec.kind == "pil":
@@ -190,6 +194,7 @@ class Normalize(Step):
     """``Normalize`` of both generations, in place in the output buffer."""
 
     images = "lost"
+    computes = True
 
     def accept(self, spec: Spec) -> Spec | str:
         """Tensors of floats, with a mean and std for each channel or one for all."""

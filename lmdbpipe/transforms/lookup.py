@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lmdbpipe.transforms.arithmetic import LEVELS, Arithmetic, bits_of, table
 from lmdbpipe.transforms.gather import Source, source_dtype, store_of
-from lmdbpipe.transforms.raw import outside_error
+from lmdbpipe.transforms.raw import RawImages, outside_error
 from lmdbpipe.transforms.windows import Windows
 
 _U = np.uint64  # numba sees that indices are not negative
@@ -64,6 +64,13 @@ def look_up(source: Source, windows: Windows, operations: tuple[Arithmetic, ...]
     if outside >= 0:
         raise outside_error(store.memory, int(begins[outside]), int(sizes[outside % len(sizes)].prod()) * channels)
     return True
+
+
+@cache
+def prepare() -> None:
+    """Let numba load or compile, where it is installed, what bytes become floats with."""
+    image = RawImages(np.zeros(LEVELS, np.uint8), np.zeros(1, np.int64), (1, LEVELS), "L")
+    look_up(image, Windows.full(1, (1, LEVELS)), (Arithmetic("to", torch.float32),), torch.empty(1, 1, 1, LEVELS))
 
 
 @cache

@@ -25,6 +25,7 @@ from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.compose import Container
 from lmdbpipe.transforms.crops import Crops, Tuples, run
 from lmdbpipe.transforms.draws import Draws, ReplayDraws
+from lmdbpipe.transforms.lookup import prepare
 from lmdbpipe.transforms.opaque import Opaque
 from lmdbpipe.transforms.raw import RawImages
 from lmdbpipe.transforms.step import Params, Spec, Step, spec_of
@@ -92,6 +93,11 @@ class Lowered:
                 )
                 spec = out
         return "\n".join(lines) if lines else "no steps: images are handed on as they are"
+
+    def prepare(self) -> None:
+        """Load or compile now, once a process, what the first batch would wait for: forked processes inherit it."""
+        if any(step.computes for step in self.steps):
+            prepare()
 
     def __call__(
         self, images: Images, draws: Draws | None = None, *, device: torch.device | str | None = None

@@ -97,6 +97,8 @@ class Step:
 
     images = "sometimes lost"
     """What becomes of an `Image` where this is a class of version 1: ``"kept"``, ``"lost"`` or ``"sometimes lost"``."""
+    computes = False
+    """Whether it leaves elementwise operations to be done when pixels move."""
     exact = True
     """Whether resizing must be PIL's; set by `lower`."""
 

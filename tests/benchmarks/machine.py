@@ -20,6 +20,7 @@ _PACKAGES = (
     "torchvision",
     "numpy",
     "Pillow",
+    "numba",
     "ffcv",
     "torchlmdb",
     "webdataset",

@@ -28,9 +28,12 @@ NORMALISE = (Arithmetic("to", torch.float32), Arithmetic("div_", 255), Arithmeti
 @pytest.fixture
 def fresh_kernel() -> Iterator[None]:
     """Let the kernel be compiled anew, now and after the test."""
-    lookup._kernel.cache_clear()
+    caches = (lookup._kernel, lookup.prepare)
+    for cached in caches:
+        cached.cache_clear()
     yield
-    lookup._kernel.cache_clear()
+    for cached in caches:
+        cached.cache_clear()
 
 
 @settings(deadline=None, max_examples=60)
@@ -104,6 +107,19 @@ def test_numba_is_optional(installed: bool, fresh_kernel: None, monkeypatch: pyt
     seed_all(1)
     assert torch.equal(lowered_tensor(transform, pack(images)), expected)
     assert (lookup._kernel() is not None) is installed
+
+
+def test_prepared_is_what_is_used(fresh_kernel: None) -> None:
+    """`prepare` compiles the one form of the kernel that training transforms use."""
+    lookup.prepare()
+    kernel = lookup._kernel()
+    assert len(kernel.signatures) == 1
+    transform = v1.Compose([v1.RandomCrop(16, padding=4), v1.RandomHorizontalFlip(), v1.ToTensor()])
+    for sizes in ([(16, 16)] * 4, [(16, 16), (20, 18)]):
+        for layout in ("HWC", "CHW"):
+            lowered_tensor(transform, pack(make_images("RGB", sizes, 0), layout))
+            lowered_tensor(v1.Compose([v1.CenterCrop(16), v1.ToTensor()]), pack(make_images("RGB", sizes, 0), layout))
+    assert len(kernel.signatures) == 1
 
 
 def test_nowhere_to_cache(fresh_kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
