@@ -44,6 +44,7 @@ class Batch:
         palettes: For mode P, a palette for each source image.
         device: Where pixels go as soon as they move; None leaves them where they are. Only for batches whose samples
             will not be asked for as PIL images.
+        owned: Whether the source was made on the way, so that whoever gets this batch may keep it and write to it.
     """
 
     spec: Spec
@@ -52,6 +53,7 @@ class Batch:
     pending: tuple[Arithmetic, ...] = ()
     palettes: tuple[bytes, ...] | None = None
     device: torch.device | None = None
+    owned: bool = False
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -77,14 +79,21 @@ class Batch:
         return cls.of_tensors(spec, tensors, palettes)
 
     @classmethod
-    def of_tensors(cls, spec: Spec, pixels: Tensor | list[Tensor], palettes: tuple[bytes, ...] | None = None) -> Batch:
+    def of_tensors(
+        cls,
+        spec: Spec,
+        pixels: Tensor | list[Tensor],
+        palettes: tuple[bytes, ...] | None = None,
+        *,
+        owned: bool = False,
+    ) -> Batch:
         """Pixels [n, C, H, W], or a list of [C, H, W]."""
         if isinstance(pixels, Tensor):
             size: Any = (pixels.shape[2], pixels.shape[3])
         else:
             sizes = np.array([tensor.shape[1:] for tensor in pixels], np.int64).reshape(-1, 2)
             size = join(sizes[:, 0], sizes[:, 1])
-        return cls(spec, pixels, Windows.full(len(pixels), size), palettes=palettes)
+        return cls(spec, pixels, Windows.full(len(pixels), size), palettes=palettes, owned=owned)
 
     @property
     def size(self) -> Any:
@@ -102,11 +111,12 @@ class Batch:
 
     def compute(self, spec: Spec, *operations: Arithmetic) -> Batch:
         """Do elementwise operations later."""
-        return Batch(spec, self.source, self.windows, (*self.pending, *operations), self.palettes, self.device)
+        pending = (*self.pending, *operations)
+        return Batch(spec, self.source, self.windows, pending, self.palettes, self.device, self.owned)
 
     def moved(self, windows: Windows) -> Batch:
         """Take other rectangles of the same pixels."""
-        return Batch(self.spec, self.source, windows, self.pending, self.palettes, self.device)
+        return Batch(self.spec, self.source, windows, self.pending, self.palettes, self.device, self.owned)
 
     def pixels(self, *, pinned: bool = False) -> Tensor | list[Tensor]:
         """Do what is pending.
@@ -117,6 +127,9 @@ class Batch:
         Returns:
             A C-contiguous tensor [n, C, H, W] that nobody else holds; a list of [C, H, W] where sizes differ.
         """
+        finished = None if pinned else self._finished
+        if finished is not None:
+            return finished
         if not isinstance(self.windows.size, tuple):
             return [self.take(np.array([i])).stacked(pinned=pinned)[0] for i in range(len(self))]
         return self.stacked(pinned=pinned)
@@ -157,11 +170,20 @@ class Batch:
                 run_into(self.pending, some[first - begin : last - begin], out[first:last])
         return out
 
+    @property
+    def _finished(self) -> Tensor | None:
+        """The source, where that is what comes out, and nobody else's."""
+        source = self.source
+        if not self.owned or self.pending or self.device is not None or not isinstance(source, Tensor):
+            return None
+        whole = source.is_contiguous() and len(self) == len(source) and self.windows.is_identity
+        return source if whole else None
+
     def map(self, function: Callable[[Tensor], Tensor], spec: Spec) -> Batch:
         """Apply a function of [..., C, H, W] to all images, at once where they are of one size."""
         done = self.now()
         if isinstance(done.source, Tensor):
-            return Batch.of_tensors(spec, function(done.source), done.palettes)
+            return Batch.of_tensors(spec, function(done.source), done.palettes, owned=True)
         assert isinstance(done.source, list)
         return Batch.of_tensors(spec, [function(tensor) for tensor in done.source], done.palettes)
 
@@ -200,7 +222,7 @@ class Batch:
     def now(self) -> Batch:
         """Do what is pending, and go on from the result."""
         palettes = self.palettes and tuple(self.palettes[i] for i in self.windows.rows.tolist())
-        return Batch.of_tensors(self.spec, self.pixels(), palettes)
+        return Batch.of_tensors(self.spec, self.pixels(), palettes, owned=True)
 
     def results(self) -> Tensor | list[Any]:
         """Give what a caller gets: one tensor where that is possible, else what `samples` gives."""

@@ -6,7 +6,6 @@ Which images, and where, is drawn for all at once; the few rectangles are then f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lmdbpipe.transforms.batch import Batch
+from lmdbpipe.transforms.gather import near
 from lmdbpipe.transforms.raw import Size
 from lmdbpipe.transforms.step import Params, Spec, Step, below, uniform
 from lmdbpipe.transforms.streams import Words
@@ -70,18 +70,19 @@ class RandomErasing(Step):
         h, w = np.rint(np.sqrt(area * ratio)).astype(int), np.rint(np.sqrt(area / ratio)).astype(int)
         fits = (h < height) & (w < width)
         values = self.values()
+        constant = None if values is None else torch.tensor(values)[:, None, None]
+        rows = np.flatnonzero(on & fits.any(axis=1))
+        first = fits[rows].argmax(axis=1)
+        tall, across = h[rows, first], w[rows, first]
+        top = tries[rows, first, 2] % (height[rows, 0] - tall + 1)
+        left = tries[rows, first, 3] % (width[rows, 0] - across + 1)
         result: list[Erased | None] = [None] * count
-        for i in np.flatnonzero(on & fits.any(axis=1)).tolist():
-            k = int(fits[i].argmax())
-            tall, wide = int(h[i, k]), int(w[i, k])
-            if values is None:
+        for i, y, x, *extent in np.stack([rows, top, left, tall, across], axis=1).tolist():
+            value = constant
+            if value is None:
                 generator = torch.Generator().manual_seed(int(words[i, 1]) << 32 | int(words[i, 2]))
-                value = torch.empty([spec.channels, tall, wide]).normal_(generator=generator)
-            else:
-                value = torch.tensor(values)[:, None, None]
-            top = int(tries[i, k, 2]) % (int(height[i, 0]) - tall + 1)
-            left = int(tries[i, k, 3]) % (int(width[i, 0]) - wide + 1)
-            result[i] = Erased(top, left, tall, wide, value)
+                value = torch.empty([spec.channels, *extent]).normal_(generator=generator)
+            result[i] = Erased(y, x, extent[0], extent[1], value)
         return result, size
 
     def draw(self, spec: Spec, size: tuple[int, int]) -> tuple[Any, tuple[int, int]]:
@@ -101,12 +102,20 @@ class RandomErasing(Step):
         if not any(params):
             return batch
         done = batch.now()
-        sources: Any = done.source
-        for target, erased in zip(sources, params, strict=True):
+        targets: Any = done.source
+        dtype = batch.spec.dtype
+        by_numpy = isinstance(targets, Tensor) and near(targets.device) and dtype in (torch.float32, torch.float64)
+        if by_numpy:
+            targets = targets.numpy()  # which is quicker to begin
+        for target, erased in zip(targets, params, strict=True):
             if erased is not None:
                 top, left, height, width, value = erased
-                target[..., top : top + height, left : left + width] = value.to(target.device, non_blocking=True)
-        return replace(done, source=sources)
+                area = target[..., top : top + height, left : left + width]
+                if by_numpy:
+                    area[...] = value.numpy()
+                else:
+                    area.copy_(value.to(area.device, non_blocking=True))
+        return done
 
 
 class RandomErasingV2(RandomErasing):

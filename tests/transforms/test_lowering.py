@@ -24,6 +24,7 @@ from lmdbpipe.errors import TransformError
 from lmdbpipe.transforms import CounterDraws, lower, lowering, raw
 from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.gather import _on_device
+from lmdbpipe.transforms.step import Spec
 from tests.transforms.examples import MEAN, STD
 from tests.transforms.helpers import assert_like_torchvision, assert_same, make_images, pack, seed_all
 
@@ -241,6 +242,20 @@ def test_windows_on_a_device_like_on_the_cpu() -> None:
     leaf = lowered._replay(pixels, transforms.ReplayDraws(), None)[0].result
     assert isinstance(leaf, Batch)
     assert torch.equal(_on_device(pixels, leaf.windows), leaf.pixels())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("last", [v1.RandomErasing(1.0), v2.RandomInvert(1.0), v1.RandomGrayscale(1.0)])
+def test_what_is_given_is_not_written_to(last: Any) -> None:
+    """Steps that write in place write to memory of their own; what they made is not copied once more."""
+    given = torch.rand(8, 3, 20, 20)
+    before = given.clone()
+    lowered = lower(v1.Compose([v1.RandomHorizontalFlip(0.0), last]))
+    results = [lowered(given) for _ in range(2)]
+    assert torch.equal(given, before)
+    assert len({tensor.data_ptr() for tensor in (given, *results)}) == 3  # type: ignore[union-attr]
+    made = Batch.of_tensors(Spec("tensor", "", torch.float32, 3), given).now()
+    assert made.pixels() is made.source
+    assert made.take(np.arange(7)).pixels() is not made.source
 
 
 def test_results_are_owned() -> None:
