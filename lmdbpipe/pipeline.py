@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lmdbpipe.checks import flag, whole
 from lmdbpipe.codecs import ImageCodec
 from lmdbpipe.codecs.array import ArrayCodec
 from lmdbpipe.collate import collate
 from lmdbpipe.device import Device, find_device
-from lmdbpipe.errors import ConfigError
 from lmdbpipe.records import Indices, Records, as_list
 from lmdbpipe.seeding import preserved, seed_all
 from lmdbpipe.structure import Path, get
@@ -55,11 +55,9 @@ class ReadOptions:
     device: Device | None = None
 
     def __post_init__(self) -> None:
-        for name in ("lower", "exact"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if not isinstance(self.num_threads, int) or isinstance(self.num_threads, bool) or self.num_threads < 0:
-            raise ConfigError(f"num_threads must be an integer of at least 0, got {self.num_threads!r}")
+        flag("lower", self.lower)
+        flag("exact", self.exact)
+        object.__setattr__(self, "num_threads", whole("num_threads", self.num_threads))
         object.__setattr__(self, "device", find_device(self.device))
 
     @property
