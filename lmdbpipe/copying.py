@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lmdbpipe.ring import lend, travels
+from lmdbpipe.ring import Bytes, lend, travels
 
-Bytes = npt.NDArray[np.uint8]
 _SHARED_BYTES = 256 * 1024
 """Below this a copy takes no longer than to wake a thread."""
 _SLOW = 1e-9

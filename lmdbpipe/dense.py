@@ -17,12 +17,11 @@ from lmdbpipe.codecs import Array, Column
 from lmdbpipe.copying import COPIER
 from lmdbpipe.indices import Indices
 from lmdbpipe.mapped import view
-from lmdbpipe.ring import travels
+from lmdbpipe.ring import Bytes, travels
 from lmdbpipe.store import Database
 from lmdbpipe.transforms.pool import DEAR, POOL
 from lmdbpipe.transforms.raw import gather_bytes
 
-Bytes: TypeAlias = npt.NDArray[np.uint8]
 Split: TypeAlias = Callable[[Indices], tuple[list[tuple[int, Indices]], npt.NDArray[np.int64] | None]]
 """Deals samples to files: each file's number and its own indices; and in which order these are the samples, or None."""
 

@@ -48,18 +48,18 @@ def _column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device)
     return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
 
-def run(operations: Sequence[Arithmetic], x: Tensor) -> Tensor:
+def compute(operations: Sequence[Arithmetic], x: Tensor) -> Tensor:
     """Apply one after the other."""
     for operation in operations:
         x = operation(x)
     return x
 
 
-def run_into(operations: Sequence[Arithmetic], x: Tensor, out: Tensor) -> None:
+def compute_into(operations: Sequence[Arithmetic], x: Tensor, out: Tensor) -> None:
     """Apply one after the other; the last conversion lands in ``out``."""
     last = max((i for i, operation in enumerate(operations) if operation.name == "to"), default=-1)
-    out.copy_(run(operations[: max(last, 0)], x))
-    run(operations[last + 1 :], out)
+    out.copy_(compute(operations[: max(last, 0)], x))
+    compute(operations[last + 1 :], out)
 
 
 @lru_cache(maxsize=64)
@@ -75,7 +75,7 @@ def table(operations: tuple[Arithmetic, ...], fill: tuple[float, ...]) -> tuple[
     """
     channels = len(fill)
     levels = torch.arange(LEVELS, dtype=torch.uint8, device="cpu").view(-1, 1, 1, 1).repeat(1, channels, 1, 1)
-    results = bits_of(run(operations, levels).view(LEVELS, channels).t().contiguous())
+    results = bits_of(compute(operations, levels).view(LEVELS, channels).t().contiguous())
     return results, results[range(channels), list(map(int, fill))]
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from lmdbpipe.transforms.arithmetic import Arithmetic, run, run_into
+from lmdbpipe.transforms.arithmetic import Arithmetic, compute, compute_into
 from lmdbpipe.transforms.gather import LARGE, Source, gather, gather_large, is_far, near, one, source_dtype
 from lmdbpipe.transforms.lookup import look_up
 from lmdbpipe.transforms.modes import image_of, pixels_of
@@ -142,7 +142,7 @@ class Batch:
         height, width = size if isinstance(size, tuple) else size[0].tolist()
         shape = (len(self), self.spec.channels, height, width)
         if is_far(self.source):
-            return run(self.pending, gather(self.source, self.windows, None))
+            return compute(self.pending, gather(self.source, self.windows, None))
         dtype = self.spec.dtype
         out = torch.empty(shape, dtype=dtype, pin_memory=True) if pinned else POOL.empty(shape, dtype)
         if not out.numel():
@@ -167,7 +167,7 @@ class Batch:
                 gather_large(self.source, self.windows, begin, some)
             for first in range(begin, end, block):
                 last = min(first + block, end)
-                run_into(self.pending, some[first - begin : last - begin], out[first:last])
+                compute_into(self.pending, some[first - begin : last - begin], out[first:last])
         return out
 
     @property

@@ -203,7 +203,7 @@ class Normalize(Step):
         if not spec.dtype.is_floating_point:
             return f"torchvision does not normalise {spec.dtype}"
         for name, values in (("mean", self.t.mean), ("std", self.t.std)):
-            operand = torch.as_tensor(values)
+            operand = torch.as_tensor(values, device="cpu")
             if operand.ndim not in (1, 3) or operand.numel() != len(operand) or len(operand) not in (1, spec.channels):
                 return f"{name} does not fit {spec.channels} channels"
             if name == "std" and bool((operand.to(spec.dtype) == 0).any()):

@@ -16,7 +16,7 @@ from torchvision.transforms import transforms as v1
 
 from lmdbpipe.errors import TransformError
 from lmdbpipe.transforms import RawImages, lookup
-from lmdbpipe.transforms.arithmetic import Arithmetic, run
+from lmdbpipe.transforms.arithmetic import Arithmetic, compute
 from lmdbpipe.transforms.gather import gather
 from lmdbpipe.transforms.lookup import look_up
 from lmdbpipe.transforms.windows import Windows
@@ -70,7 +70,7 @@ def test_like_computing(
     operations: tuple[Arithmetic, ...] = (Arithmetic("to", dtype),)
     if dtype.is_floating_point:
         operations += Arithmetic("mul_", 1 / 255), Arithmetic("sub_", (0.3,)), Arithmetic("div_", (0.7,) * channels)
-    expected = run(operations, torch.cat([gather(source, windows.take(np.array([i])), None) for i in range(12)]))
+    expected = compute(operations, torch.cat([gather(source, windows.take(np.array([i])), None) for i in range(12)]))
     out = torch.empty_like(expected)
     assert look_up(source, windows, operations, out)
     assert torch.equal(out.view(-1).view(torch.uint8), expected.view(-1).view(torch.uint8))
