@@ -19,8 +19,6 @@ from lmdbpipe.transforms.gather import Source, source_dtype, store_of
 from lmdbpipe.transforms.raw import RawImages, outside_error
 from lmdbpipe.transforms.windows import Windows
 
-_U = np.uint64  # numba sees that indices are not negative
-
 
 def look_up(source: Source, windows: Windows, operations: tuple[Arithmetic, ...], out: Tensor) -> bool:
     """Move bytes as `gather` does, and compute.
@@ -77,52 +75,11 @@ def prepare() -> None:
 def _kernel() -> Any:
     try:
         import numba  # noqa: PLC0415 takes half a second
+
+        from lmdbpipe.transforms.moving import move  # noqa: PLC0415
     except ImportError:
         return None
     try:
-        return numba.njit(nogil=True, cache=True)(_move)
+        return numba.njit(nogil=True, cache=True)(move)
     except RuntimeError:  # nowhere to keep what is compiled
-        return numba.njit(nogil=True)(_move)
-
-
-def _move(memory, begins, sizes, planar, top, left, hflip, vflip, results, border, out, shape):  # type: ignore[no-untyped-def]
-    """Look up each output's pixels, line by line; ``border`` holds what lies over the edges.
-
-    Of an output's line, ``before`` pixels are border, then ``inside`` ones are the image's, and the rest is border.
-    Flat arrays and unsigned indices are what tight loops are made of.
-
-    Returns:
-        The first image that is not all in the memory; -1 if all are.
-    """
-    channels, height, width = shape
-    pixel = 1 if planar else channels
-    for i in range(len(begins)):
-        tall, wide = sizes[i if len(sizes) > 1 else 0]
-        if begins[i] < 0 or begins[i] + tall * wide * channels > len(memory):
-            return i
-        plane = _U(tall * wide if planar else 1)
-        mirrored, step = hflip[i], _U(pixel)
-        over = min(max(0, -left[i]), width)  # columns of border at the rectangle's left
-        across = max(min(width, wide - left[i]) - over, 0)
-        first = left[i] + (over + across - 1 if mirrored else over)
-        over = width - over - across if mirrored else over
-        for y in range(height):
-            line = top[i] + (height - 1 - y if vflip[i] else y)
-            is_inside = 0 <= line < tall
-            before, inside = _U(over if is_inside else width), _U(across if is_inside else 0)
-            to = _U((i * channels * height + y) * width)
-            at = _U(begins[i] + (line * wide + first) * pixel)
-            for channel in range(_U(channels)):
-                for x in range(before):
-                    out[to + x] = border[channel]
-                for x in range(before + inside, _U(width)):
-                    out[to + x] = border[channel]
-                if mirrored:
-                    for x in range(inside):
-                        out[to + before + x] = results[channel, memory[at - x * step]]
-                else:
-                    for x in range(inside):
-                        out[to + before + x] = results[channel, memory[at + x * step]]
-                to += _U(height * width)
-                at += plane
-    return -1
+        return numba.njit(nogil=True)(move)
