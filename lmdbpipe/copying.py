@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lmdbpipe.ring import Bytes, lend, travels
+from lmdbpipe.arena import Bytes
+from lmdbpipe.ring import lend, travels
 
 _SHARED_BYTES = 256 * 1024
 """Below this a copy takes no longer than to wake a thread."""

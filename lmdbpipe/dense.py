@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lmdbpipe.arena import Bytes
 from lmdbpipe.codecs import Array, Column
 from lmdbpipe.copying import COPIER
 from lmdbpipe.indices import Indices
 from lmdbpipe.mapped import view
-from lmdbpipe.ring import Bytes, travels
+from lmdbpipe.ring import travels
 from lmdbpipe.store import Database
 from lmdbpipe.transforms.pool import DEAR, POOL
 from lmdbpipe.transforms.raw import gather_bytes

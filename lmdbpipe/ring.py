@@ -3,31 +3,29 @@
 torch sends every tensor of a worker in a fresh shared-memory segment: a file descriptor to pass, and every page faulted
 in on both sides. Here a worker makes its batches in a few shared slots to begin with (`lend`; what was made elsewhere
 is copied into one), and the main process gets a tensor over the slot; the slot is free again once nobody in either
-process holds it. A slot's handle travels with the first message that uses it, later ones name its number; a byte in
-shared memory says whether the main process has the slot, another whether it knows it. Who holds more than a few batches
-gets copies of the others; where no slot is free, torch's own way is taken; small tensors travel in the message. Slots
-are unnamed and gone with the processes.
+process holds it. All slots of one size are one piece of shared memory, a ring, whose handle travels with the first
+messages; later ones name the slot. A byte in front of the slots says whether the main process has one, another whether
+it knows the ring. Who holds more than a few batches gets copies of the others; where no slot is free, torch's own way
+is taken; small tensors travel in the message. Rings are unnamed and gone with the processes.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+import mmap
 import multiprocessing
 import os
 import threading
-import weakref
+import time
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data import get_worker_info
 
-Bytes = npt.NDArray[np.uint8]
+from lmdbpipe.arena import Arena, Bytes, make_arena
 
 _SMALLEST = 64 * 1024
 """Bytes below which a tensor travels in the message itself."""
@@ -36,7 +34,10 @@ _RING_BYTES = 512 * 1024**2
 """The most shared memory a worker takes for its slots."""
 _HELD = 4
 """How many slots of a worker's ring the main process may hold; it copies what comes beyond."""
-_BUSY, _KNOWN = 0, 1
+_FLAGS = mmap.PAGESIZE
+"""Bytes before the first slot. Each of the first says whether the main process has the slot of that number."""
+_KNOWN = _SLOTS
+"""The byte that says whether the main process knows the ring."""
 
 
 class SharedTensor(torch.Tensor):
@@ -69,46 +70,26 @@ _Form = tuple[str, tuple[int, ...], tuple[int, ...]]
 """How a tensor lies in its memory: dtype, shape and strides, as what pickle writes without asking anybody."""
 
 
-class _Slot:
-    """Shared memory: the tensor whose handle travels, and its bytes for NumPy, which is quicker to begin a copy."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor: torch.Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
-        self.bytes: Bytes = self.tensor.numpy()
-
-    def view(self, offset: int, nbytes: int, ended: Callable[[int], None], number: int) -> Bytes:
-        """View some bytes, and call ``ended(number)`` once nobody holds the view, or a tensor, view or slice of it."""
-        view = np.frombuffer(self.bytes.data, np.uint8, nbytes, offset)  # over a buffer: views of it refer to it
-        weakref.finalize(view, ended, number).atexit = False
-        return view
-
-
 class _Ring:
-    """A worker's slots of one size, and two bytes of shared state for each."""
-
-    _numbers = itertools.count()
+    """A worker's slots of one size: shared memory that begins with a page of flags."""
 
     def __init__(self, size: int) -> None:
-        self.key = (os.getpid(), next(self._numbers))
+        self.key = (os.getpid(), time.monotonic_ns())  # a later process may get the number of an ended one
         self.size = size
-        self.slots: list[_Slot] = []
-        self.state = _Slot(torch.zeros(2 * _SLOTS, dtype=torch.uint8))
-        self._taken = [False] * _SLOTS
+        self.slots = min(_SLOTS, _RING_BYTES // size)
+        self.arena = make_arena(_FLAGS + self.slots * size)
+        self.address = int(self.arena.bytes.ctypes.data)
+        self._taken = [False] * self.slots
         self._lock = threading.Lock()
 
     def take(self) -> int | None:
-        """Take a free slot, or make one; None if there may be no more."""
+        """Take a free slot, if there is one."""
         with self._lock:
-            for number in range(len(self.slots)):
-                if not self._taken[number] and not self.state.bytes[2 * number + _BUSY]:
-                    break
-            else:
-                number = len(self.slots)
-                if number == _SLOTS or (number + 1) * self.size > _RING_BYTES:
-                    return None
-                self.slots.append(_Slot(torch.empty(self.size, dtype=torch.uint8)))
-            self._taken[number] = True
-            return number
+            for number, taken in enumerate(self._taken):
+                if not taken and not self.arena.bytes[number]:
+                    self._taken[number] = True
+                    return number
+        return None
 
     def give_back(self, number: int) -> None:
         """Say that this process holds a slot no longer."""
@@ -116,29 +97,31 @@ class _Ring:
 
     def holds(self, number: int) -> bool:
         """Whether only this process has a slot."""
-        return self._taken[number] and not self.state.bytes[2 * number + _BUSY]
+        return self._taken[number] and not self.arena.bytes[number]
+
+    def start(self, number: int) -> int:
+        """Where a slot begins in the shared memory."""
+        return _FLAGS + number * self.size
 
     def send(self, number: int, offset: int, form: _Form) -> tuple[Callable[..., torch.Tensor], tuple[Any, ...]]:
-        """Pickle a slot's number; from now on the main process has it."""
-        self.state.bytes[2 * number + _BUSY] = 1
-        known = self.state.bytes[2 * number + _KNOWN]
-        handles = None if known else (self.slots[number].tensor, self.state.tensor)
-        return _rebuild, (self.key, number, handles, offset, form)
+        """Pickle the place of bytes in a slot, which from now on the main process has."""
+        self.arena.bytes[number] = 1
+        arena = None if self.arena.bytes[_KNOWN] else self.arena
+        return _rebuild, (self.key, number, arena, self.start(number) + offset, form)
 
 
 class _Received(NamedTuple):
-    """In the main process: what it knows of a worker's ring, and the slots that somebody here holds."""
+    """In the main process: a worker's ring, and the slots that somebody here holds."""
 
     process: int
-    slots: dict[int, _Slot]
-    state: _Slot
+    arena: Arena
     held: set[int]
 
     def give_back(self, number: int) -> None:
         """Let the worker have a slot again; what a fork of this process drops, this one may still hold."""
         if self.process == os.getpid():
             self.held.discard(number)
-            self.state.bytes[2 * number + _BUSY] = 0
+            self.arena.bytes[number] = 0
 
 
 _rings: dict[int, _Ring] = {}
@@ -170,9 +153,9 @@ def lend(nbytes: int) -> Bytes | None:
     number = ring.take()
     if number is None:
         return None
-    slot = ring.slots[number]
-    _lent[slot.tensor.data_ptr()] = (ring, number)
-    return slot.view(0, nbytes, ring.give_back, number)
+    start = ring.start(number)
+    _lent[ring.address + start] = (ring, number)
+    return ring.arena.view(start, nbytes, ring.give_back, number)
 
 
 def _reduce(tensor: SharedTensor) -> tuple[Callable[..., torch.Tensor], tuple[Any, ...]]:
@@ -191,7 +174,8 @@ def _reduce(tensor: SharedTensor) -> tuple[Callable[..., torch.Tensor], tuple[An
     if number is None:
         return reduce_tensor(plain)  # type: ignore[no-any-return, no-untyped-call]
     # by NumPy: in one thread, since other workers have the other cores
-    ring.slots[number].bytes[: plain.nbytes] = _bytes(plain)
+    start = ring.start(number)
+    ring.arena.bytes[start : start + plain.nbytes] = _bytes(plain)
     message = ring.send(number, 0, form)
     ring.give_back(number)
     return message
@@ -213,25 +197,17 @@ def _formed(data: torch.Tensor, form: _Form) -> torch.Tensor:
     return data.view(getattr(torch, name)).as_strided(shape, strides)
 
 
-def _rebuild(
-    key: tuple[int, int],
-    number: int,
-    handles: tuple[torch.Tensor, torch.Tensor] | None,
-    offset: int,
-    form: _Form,
-) -> torch.Tensor:
+def _rebuild(key: tuple[int, int], number: int, arena: Arena | None, start: int, form: _Form) -> torch.Tensor:
     """Give a tensor over its slot; a copy where many slots of a worker are held here, so that some are left to it."""
-    if handles is not None:
-        if key not in _received:
-            _forget_ended()
-            _received[key] = _Received(os.getpid(), {}, _Slot(handles[1]), set())
-        _received[key].slots[number] = _Slot(handles[0])
+    if arena is not None and key not in _received:
+        _forget_ended()
+        _received[key] = _Received(os.getpid(), arena, set())
+        arena.bytes[_KNOWN] = 1
     received = _received[key]
-    received.state.bytes[2 * number + _KNOWN] = 1
     many = len(received.held) >= _HELD
     received.held.add(number)
     nbytes = math.prod(form[1]) * getattr(torch, form[0]).itemsize
-    data = received.slots[number].view(offset, nbytes, received.give_back, number)
+    data = received.arena.view(start, nbytes, received.give_back, number)
     return _formed(torch.from_numpy(data.copy() if many else data), form)
 
 
