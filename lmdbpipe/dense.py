@@ -18,7 +18,7 @@ from lmdbpipe.codecs import Array, Column
 from lmdbpipe.copying import COPIER
 from lmdbpipe.indices import Indices
 from lmdbpipe.mapped import view
-from lmdbpipe.ring import travels
+from lmdbpipe.ring import SMALLEST, travels
 from lmdbpipe.store import Database
 from lmdbpipe.transforms.pool import DEAR, POOL
 from lmdbpipe.transforms.raw import gather_bytes
@@ -68,7 +68,8 @@ class DenseLeaf:
         size = len(indices) * self.row_bytes
         if self.axes is None:
             return self._codec.stack(self._fill(POOL.empty((len(indices), *self.shape), self.dtype), indices))
-        if size >= DEAR or (travels() and not isinstance(indices, range)):  # torch can write to memory that is lent
+        lent = size >= SMALLEST and not isinstance(indices, range) and travels()
+        if size >= DEAR or lent:  # torch can write to memory that is lent
             return self._fill(POOL.empty((len(indices), *self.shape), self.dtype), indices).permute(self.axes)
         if not size:
             rows: Array = np.empty(0, np.uint8)

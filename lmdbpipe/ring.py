@@ -27,7 +27,7 @@ from torch.utils.data import get_worker_info
 
 from lmdbpipe.arena import Arena, Bytes, make_arena
 
-_SMALLEST = 64 * 1024
+SMALLEST = 64 * 1024
 """Bytes below which a tensor travels in the message itself."""
 _SLOTS = 8
 _RING_BYTES = 512 * 1024**2
@@ -147,7 +147,7 @@ def lend(nbytes: int) -> Bytes | None:
     Returns:
         uint8 [nbytes]; None in other processes, for few bytes, and where no slot is free.
     """
-    if nbytes < _SMALLEST or not travels():
+    if nbytes < SMALLEST or not travels():
         return None
     ring = _ring(nbytes)
     number = ring.take()
@@ -164,7 +164,7 @@ def _reduce(tensor: SharedTensor) -> tuple[Callable[..., torch.Tensor], tuple[An
     if not _is_dense(plain):
         plain = plain.contiguous()
     form = str(plain.dtype)[len("torch.") :], tuple(plain.shape), plain.stride()
-    if plain.nbytes < _SMALLEST:
+    if plain.nbytes < SMALLEST:
         return _from_bytes, (_bytes(plain).tobytes(), form)
     ring, number = _lent.get(plain.untyped_storage().data_ptr(), (None, None))
     if ring is not None and number is not None and ring.holds(number):

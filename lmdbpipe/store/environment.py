@@ -19,6 +19,7 @@ import lmdb
 from lmdbpipe.config import LMDBConfig
 from lmdbpipe.errors import CorruptError, DatabaseNotFoundError, DatabasePathError, FormatError
 from lmdbpipe.store.pages import check_pages
+from lmdbpipe.store.places import Place, find_place
 
 _FILE = {"subdir": False, "lock": False, "max_dbs": 3}
 if int(lmdb.__version__.split(".")[0]) >= 3:
@@ -35,7 +36,11 @@ class Environment:
 
     env: Any
     handles: dict[bytes, Any]
+    page_size: int
+    last_page: int
     users: int = 0
+    keys_tell: bool | None = None
+    """Whether keys tell where values lie; None if that was not looked at yet."""
     advice: int | None = None
     threads: threading.local = field(default_factory=threading.local)
 
@@ -50,6 +55,11 @@ class Environment:
         self.env.close()
         if self.advice is not None:
             os.close(self.advice)
+
+    def place(self, key: bytes) -> Place | None:
+        """Where in memory a value of the data lies, as its key tells; None if it does not."""
+        with self.transaction().cursor(self.handles[DATA]) as cursor:
+            return find_place(cursor, key, self.page_size, self.last_page)
 
     def transaction(self) -> Any:
         """The calling thread's read transaction, whose values are memory views into the map."""
@@ -140,7 +150,7 @@ def _open(path: Path, config: LMDBConfig) -> Environment:
     except CorruptError:
         env.close()
         raise
-    return Environment(env, handles)
+    return Environment(env, handles, env.stat()["psize"], env.info()["last_pgno"])
 
 
 def _check_size(path: Path, env: Any) -> None:

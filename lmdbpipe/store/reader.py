@@ -87,12 +87,10 @@ class Database:
         Raises:
             CorruptError: The value is missing or has a wrong size.
         """
-        value = self._value(chunk, index)
-        rows = self.manifest.chunk_rows(chunk)
-        row_bytes = column.row_bytes
-        expected = None if row_bytes is None else rows * row_bytes
-        if value is None or (expected is not None and len(value) != expected) or len(value) % column.dtype.itemsize:
+        value, rows = self._value(chunk, index), self.manifest.chunk_rows(chunk)
+        if value is None or not self._fits(len(value), chunk, column):
             found = "missing" if value is None else f"{len(value)} bytes"
+            expected = None if column.row_bytes is None else rows * column.row_bytes
             raise CorruptError(f"{self.path}: column {index} of chunk {chunk} is damaged: {found}, not {expected}")
         if not len(value):
             return np.empty((rows, *column.shape) if column.shape is not None else 0, column.dtype)
@@ -205,6 +203,12 @@ class Database:
             self._finalizer()
         self._environment = None
 
+    def _fits(self, size: int, chunk: int, column: Column) -> bool:
+        """Whether a column of a chunk may have so many bytes."""
+        if column.row_bytes is None:
+            return size % column.dtype.itemsize == 0
+        return size == self.manifest.chunk_rows(chunk) * column.row_bytes
+
     def _table(self, index: int) -> npt.NDArray[np.int64]:
         """What is known of a column's addresses, by chunk; -1 where nothing is."""
         if index not in self._addresses:
@@ -213,8 +217,15 @@ class Database:
 
     def _find(self, chunk: int, index: int, column: Column) -> int:
         """Look up one address, and remember it."""
-        array, table = self.column(chunk, index, column), self._table(index)
-        address = array.__array_interface__["data"][0] if array.nbytes else 0
+        opened, table = self._open(), self._table(index)
+        place = None if opened.keys_tell is False else opened.place(chunk_key(chunk, index))
+        if place is None or not opened.keys_tell or not self._fits(place.size, chunk, column):
+            array = self.column(chunk, index, column)
+            address = array.__array_interface__["data"][0] if array.nbytes else 0
+            if place is None or place.size:
+                opened.keys_tell = place is not None and place.address == address
+        else:
+            address = place.address if place.size else 0
         table[chunk] = address
         if address and index == self.manifest.schema.columns[0].index and table[0] > 0:
             self._anchor = (chunk, address - int(table[0]))
