@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lmdbpipe.transforms.arithmetic import LEVELS, Arithmetic, bits_of, table
 from lmdbpipe.transforms.gather import Source, source_dtype, store_of
+from lmdbpipe.transforms.jit import jit
 from lmdbpipe.transforms.raw import RawImages, outside_error
 from lmdbpipe.transforms.windows import Windows
 
@@ -74,12 +75,8 @@ def prepare() -> None:
 @cache
 def _kernel() -> Any:
     try:
-        import numba  # noqa: PLC0415 takes half a second
+        from lmdbpipe.transforms.moving import move  # noqa: PLC0415 it needs numba
 
-        from lmdbpipe.transforms.moving import move  # noqa: PLC0415
+        return jit(move)
     except ImportError:
         return None
-    try:
-        return numba.njit(nogil=True, cache=True)(move)
-    except RuntimeError:  # nowhere to keep what is compiled
-        return numba.njit(nogil=True)(move)
