@@ -94,6 +94,11 @@ class Container(Step):
         """Whether any of its steps does."""
         return any(step.computes for chain in self.chains for step in chain.steps)
 
+    @property
+    def resamples(self) -> bool:  # type: ignore[override]
+        """Whether any of its steps does."""
+        return any(step.resamples for chain in self.chains for step in chain.steps)
+
     choosing: int = 1
     """Words that the choice needs."""
 

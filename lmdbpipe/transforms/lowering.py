@@ -21,11 +21,11 @@ from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
 from lmdbpipe.errors import TransformError
+from lmdbpipe.transforms import lookup, resample
 from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.compose import Container
 from lmdbpipe.transforms.crops import Crops, Tuples, run
 from lmdbpipe.transforms.draws import Draws, ReplayDraws
-from lmdbpipe.transforms.lookup import prepare
 from lmdbpipe.transforms.opaque import Opaque
 from lmdbpipe.transforms.raw import RawImages
 from lmdbpipe.transforms.step import Params, Spec, Step, spec_of
@@ -97,7 +97,9 @@ class Lowered:
     def prepare(self) -> None:
         """Load or compile now, once a process, what the first batch would wait for: forked processes inherit it."""
         if any(step.computes for step in self.steps):
-            prepare()
+            lookup.prepare()
+        if any(step.resamples for step in self.steps):
+            resample.prepare()
 
     def __call__(
         self, images: Images, draws: Draws | None = None, *, device: torch.device | str | None = None
@@ -282,7 +284,8 @@ def lower(transform: Callable[[Any], Any] | None, *, exact: bool = True) -> Lowe
             torchvision's antialiased uint8 kernel. On 64 photos of about 480x400 pixels, of 255 levels: bilinear
             ``RandomResizedCrop(224)`` differed by at most 1, in 2.2 % of values; ``Resize(256)`` by at most 1, in
             0.2 %; bicubic ``RandomResizedCrop(224)`` by at most 13, in 2.5 %, and by more than 1 in 0.02 %. It was
-            1.9 times as fast as PIL (random resized crop, flip, to tensor and normalise).
+            1.9 times as fast as PIL (random resized crop, flip, to tensor and normalise). Where numba is installed,
+            PIL's bits are faster still, so there is no reason for it.
 
     Returns:
         A batched pipeline. What has no batched form is still applied, one sample at a time.

@@ -1,8 +1,9 @@
 """``Resize`` and ``RandomResizedCrop``.
 
-Exact means PIL: images go one at a time, but only the pixels of a crop are ever read, and the results land in one
-buffer. With ``exact=False`` torchvision's antialiased uint8 kernel resizes instead (many images at once where their
-sizes are equal); see `lmdbpipe.transforms.lower` for how far results then are apart.
+Exact means PIL's bits: `lmdbpipe.transforms.resample` gives them where it can, elsewhere PIL, an image at a time. Only
+the pixels of a crop are ever read, and the results land in one buffer. With ``exact=False`` torchvision's antialiased
+uint8 kernel resizes instead (many images at once where their sizes are equal); see `lmdbpipe.transforms.lower` for how
+far results then are apart.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.modes import pixels_of
 from lmdbpipe.transforms.pool import POOL
 from lmdbpipe.transforms.raw import Size
+from lmdbpipe.transforms.resample import FILTERS, resample
 from lmdbpipe.transforms.step import Params, Spec, Step, uniform
 from lmdbpipe.transforms.streams import Words
 from lmdbpipe.transforms.windows import axes, join
@@ -39,6 +41,11 @@ class Resize(Step):
     """``v1.Resize``."""
 
     version = 1
+
+    @property
+    def resamples(self) -> bool:  # type: ignore[override]
+        """Where it is exact, but for the filter that takes the nearest pixel."""
+        return self.exact and pil_modes_mapping[_check_interpolation(self.t.interpolation)] in FILTERS
 
     @property
     def anywhere(self) -> bool:
@@ -145,6 +152,8 @@ def resize(batch: Batch, size: Size, t: Any, *, version: int, exact: bool) -> Ba
     """Resize every image to its size, as ``t`` says how."""
     mode = _check_interpolation(t.interpolation)
     if batch.spec.kind == "pil":
+        if batch.dense and batch.size == size:
+            return batch
         if not exact and batch.spec.dtype == torch.uint8 and batch.spec.mode != "HSV" and mode in _KERNELS:
             return _by_kernel(batch, size, mode)
         return _by_pil(batch, size, pil_modes_mapping[mode])
@@ -154,23 +163,27 @@ def resize(batch: Batch, size: Size, t: Any, *, version: int, exact: bool) -> Ba
     return _each(batch, size, kernel)
 
 
-def _by_pil(batch: Batch, size: Size, resample: int) -> Batch:
-    """Resize by PIL, one image at a time; it is what torchvision does, crops included."""
+def _by_pil(batch: Batch, size: Size, filter_: int) -> Batch:
+    """Resize with PIL's bits: compiled where that can be, else by PIL, one image at a time."""
+    batch = batch.now() if batch.pending else batch
+    done = resample(batch.source, batch.windows, batch.spec.mode, size, filter_)
+    if done is not None:
+        return Batch.of_tensors(batch.spec, done, owned=True)
     if isinstance(size, tuple):
         height, width = size
         out = POOL.empty((len(batch), height, width, batch.spec.channels), batch.spec.dtype)
         array = out.numpy()
         for i in range(len(batch)):
-            array[i] = _resized_pixels(batch, i, height, width, resample)
+            array[i] = _resized_pixels(batch, i, height, width, filter_)
         return Batch.of_tensors(batch.spec, out.permute(0, 3, 1, 2))
-    arrays = [_resized_pixels(batch, i, int(size[i][0]), int(size[i][1]), resample) for i in range(len(batch))]
+    arrays = [_resized_pixels(batch, i, int(size[i][0]), int(size[i][1]), filter_) for i in range(len(batch))]
     return Batch.of_tensors(batch.spec, [torch.from_numpy(array).permute(2, 0, 1) for array in arrays])
 
 
-def _resized_pixels(batch: Batch, i: int, height: int, width: int, resample: int) -> NDArray[Any]:
+def _resized_pixels(batch: Batch, i: int, height: int, width: int, filter_: int) -> NDArray[Any]:
     image = batch.pil(i)
     if image.size != (width, height):
-        image = image.resize((width, height), resample)
+        image = image.resize((width, height), filter_)
     return pixels_of(image)
 
 

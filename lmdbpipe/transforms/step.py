@@ -99,6 +99,8 @@ class Step:
     """What becomes of an `Image` where this is a class of version 1: ``"kept"``, ``"lost"`` or ``"sometimes lost"``."""
     computes = False
     """Whether it leaves elementwise operations to be done when pixels move."""
+    resamples = False
+    """Whether it resizes bytes as PIL does."""
     exact = True
     """Whether resizing must be PIL's; set by `lower`."""
 

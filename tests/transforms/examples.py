@@ -68,6 +68,7 @@ def _erasing(module: Any) -> tuple[Callable[[], Any], ...]:
 def _resizes(module: Any) -> tuple[Callable[[], Any], ...]:
     return (
         lambda: module.Resize(6),
+        lambda: module.Resize((11, 12)),
         lambda: module.Resize((9, 4)),
         lambda: module.Resize(8, max_size=11),
         lambda: module.Resize((21, 17), interpolation=InterpolationMode.BICUBIC),

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lmdbpipe.transforms import RawImages, ReplayDraws, lookup, lower
+from lmdbpipe.transforms import RawImages, ReplayDraws, lookup, lower, resample
 from lmdbpipe.transforms.modes import MODES, image_of, pixels_of
 
 MODE_NAMES = ("1", "CMYK", "F", "HSV", "I", "I;16", "L", "LA", "LAB", "P", "RGB", "RGBA", "YCbCr")
@@ -74,7 +74,7 @@ def states() -> tuple[Any, ...]:
 @contextmanager
 def without_numba() -> Iterator[None]:
     """Compute as where numba is not installed."""
-    with mock.patch.object(lookup, "_kernel", lambda: None):
+    with mock.patch.object(lookup, "_kernel", lambda: None), mock.patch.object(resample, "_kernel", lambda: None):
         yield
 
 
