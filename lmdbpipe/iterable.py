@@ -87,8 +87,8 @@ class LMDBIterableDataset(IterableDataset[Any]):
         collate_fn: Makes a batch of a list of samples, instead of the default: tensors for leaves of one size (images
             without a transform as uint8 N×C×H×W), lists for leaves whose sizes vary.
         lower: Apply transforms of images to whole batches where that can be done, with the same bits.
-        exact: Give torchvision's bits in all steps; if not, resizing is done on tensors, faster (`lmdbpipe.transforms`
-            says by how much results differ).
+        exact: Give torchvision's bits in all steps; if not, resizing may differ where that is faster
+            (`lmdbpipe.transforms` says by how much).
         num_threads: Threads that read and transform batches ahead, in each process that iterates; 0 works when the next
             batch is asked for. With a `batch_size` only.
         device: Where batches go: ``"cuda"``, ``"cuda:1"``, ``"cpu"``, a `torch.device`. Bytes go to a GPU from pinned

@@ -44,7 +44,7 @@ class ReadOptions:
 
     Attributes:
         lower: Whether transforms of images are batched where they can be.
-        exact: Whether lowered transforms must give torchvision's bits; if not, resizing is done on tensors.
+        exact: Whether lowered transforms must give torchvision's bits; if not, resizing may differ where it is faster.
         num_threads: Threads that read and transform batches ahead; 0 does it when the next one is asked for.
         device: Where batches go, and where lowered steps compute; None leaves them in the CPU's memory.
     """

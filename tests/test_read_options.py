@@ -15,6 +15,7 @@ from torchvision.datasets import FakeData
 
 from lmdbpipe import LMDBIterableDataset, LMDBReader, build
 from lmdbpipe.errors import ConfigError
+from tests.transforms.helpers import without_numba
 
 AUGMENT = v1.Compose([v1.RandomCrop(12), v1.ColorJitter(0.3), v1.RandomHorizontalFlip(), v1.ToTensor()])
 
@@ -73,9 +74,10 @@ def test_inexact_resizing_is_close(path: Path) -> None:
     transform = v1.Compose([v1.RandomResizedCrop(8), v1.PILToTensor()])
     options: dict[str, Any] = {"batch_size": 60, "transform": transform}
     ((exact, _),) = LMDBIterableDataset(path, **options)
-    ((close, _),) = LMDBIterableDataset(path, exact=False, **options)
+    with without_numba():
+        ((close, _),) = LMDBIterableDataset(path, exact=False, **options)
     difference = (exact.float() - close.float()).abs()
-    assert difference.max() <= 2
+    assert 0 < difference.max() <= 2
     assert difference.mean() < 0.5
 
 

@@ -280,12 +280,12 @@ def lower(transform: Callable[[Any], Any] | None, *, exact: bool = True) -> Lowe
     Args:
         transform: Any torchvision transform of either generation, a container of them, or any callable of one image;
             None for none.
-        exact: Whether ``Resize`` and ``RandomResizedCrop`` must give the same bits as PIL. With False they use
-            torchvision's antialiased uint8 kernel. On 64 photos of about 480x400 pixels, of 255 levels: bilinear
+        exact: Whether ``Resize`` and ``RandomResizedCrop`` must give the same bits as PIL. Where numba is installed,
+            that is quickest, and it makes no difference. Elsewhere PIL itself resizes, and with False torchvision's
+            antialiased uint8 kernel does. On 64 photos of about 480x400 pixels, of 255 levels: bilinear
             ``RandomResizedCrop(224)`` differed by at most 1, in 2.2 % of values; ``Resize(256)`` by at most 1, in
             0.2 %; bicubic ``RandomResizedCrop(224)`` by at most 13, in 2.5 %, and by more than 1 in 0.02 %. It was
-            1.9 times as fast as PIL (random resized crop, flip, to tensor and normalise). Where numba is installed,
-            PIL's bits are faster still, so there is no reason for it.
+            1.9 times as fast as PIL (random resized crop, flip, to tensor and normalise).
 
     Returns:
         A batched pipeline. What has no batched form is still applied, one sample at a time.

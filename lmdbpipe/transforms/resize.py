@@ -2,8 +2,8 @@
 
 Exact means PIL's bits: `lmdbpipe.transforms.resample` gives them where it can, elsewhere PIL, an image at a time. Only
 the pixels of a crop are ever read, and the results land in one buffer. With ``exact=False`` torchvision's antialiased
-uint8 kernel resizes instead (many images at once where their sizes are equal); see `lmdbpipe.transforms.lower` for how
-far results then are apart.
+uint8 kernel takes PIL's place (many images at once where their sizes are equal), which is quicker than PIL itself; see
+`lmdbpipe.transforms.lower` for how far results then are apart.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Resize(Step):
 
     @property
     def resamples(self) -> bool:  # type: ignore[override]
-        """Where it is exact, but for the filter that takes the nearest pixel."""
-        return self.exact and pil_modes_mapping[_check_interpolation(self.t.interpolation)] in FILTERS
+        """All but the filter that takes the nearest pixel."""
+        return pil_modes_mapping[_check_interpolation(self.t.interpolation)] in FILTERS
 
     @property
     def anywhere(self) -> bool:
@@ -154,9 +154,13 @@ def resize(batch: Batch, size: Size, t: Any, *, version: int, exact: bool) -> Ba
     if batch.spec.kind == "pil":
         if batch.dense and batch.size == size:
             return batch
+        batch, filter_ = batch.now() if batch.pending else batch, pil_modes_mapping[mode]
+        done = resample(batch.source, batch.windows, batch.spec.mode, size, filter_)
+        if done is not None:
+            return Batch.of_tensors(batch.spec, done, owned=True)
         if not exact and batch.spec.dtype == torch.uint8 and batch.spec.mode != "HSV" and mode in _KERNELS:
             return _by_kernel(batch, size, mode)
-        return _by_pil(batch, size, pil_modes_mapping[mode])
+        return _by_pil(batch, size, filter_)
     kernel = _tensor_kernel(t, mode, version)
     if not exact and batch.dense and isinstance(size, tuple):
         return batch.map(lambda x: kernel(x, size).contiguous(), batch.spec)
@@ -164,11 +168,7 @@ def resize(batch: Batch, size: Size, t: Any, *, version: int, exact: bool) -> Ba
 
 
 def _by_pil(batch: Batch, size: Size, filter_: int) -> Batch:
-    """Resize with PIL's bits: compiled where that can be, else by PIL, one image at a time."""
-    batch = batch.now() if batch.pending else batch
-    done = resample(batch.source, batch.windows, batch.spec.mode, size, filter_)
-    if done is not None:
-        return Batch.of_tensors(batch.spec, done, owned=True)
+    """Resize by PIL, one image at a time; it is what torchvision does, crops included."""
     if isinstance(size, tuple):
         height, width = size
         out = POOL.empty((len(batch), height, width, batch.spec.channels), batch.spec.dtype)

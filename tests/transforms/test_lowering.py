@@ -26,7 +26,7 @@ from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.gather import _on_device
 from lmdbpipe.transforms.step import Spec
 from tests.transforms.examples import MEAN, STD
-from tests.transforms.helpers import assert_like_torchvision, assert_same, make_images, pack, seed_all
+from tests.transforms.helpers import assert_like_torchvision, assert_same, make_images, pack, seed_all, without_numba
 
 CIFAR = v1.Compose([v1.RandomCrop(32, padding=4), v1.RandomHorizontalFlip(), v1.ToTensor(), v1.Normalize(MEAN, STD)])
 
@@ -302,13 +302,15 @@ def test_pickles() -> None:
     "transform", [v1.Resize((20, 24)), v1.RandomResizedCrop(24), v2.RandomResizedCrop(24), v2.Resize(30)]
 )
 def test_inexact_is_close(transform: Any, sizes: list[tuple[int, int]]) -> None:
-    """With exact=False resizing differs by at most two levels of 255 from PIL's."""
+    """With exact=False resizing differs by at most two levels of 255 from PIL's where PIL would do it, else by none."""
     images = make_images("RGB", sizes, 0)
     chain = v1.Compose([transform, v1.PILToTensor()])
     seed_all(3)
     expected = [chain(image) for image in images]
     seed_all(3)
-    actual = lower(chain, exact=False)(pack(images))
-    for one, other in zip(actual, expected, strict=True):
-        assert one.shape == other.shape
-        assert (one.int() - other.int()).abs().max() <= 2
+    assert_same(list(lower(chain, exact=False)(pack(images))), expected)
+    seed_all(3)
+    with without_numba():
+        actual = lower(chain, exact=False)(pack(images))
+    differences = [(one.int() - other.int()).abs().max() for one, other in zip(actual, expected, strict=True)]
+    assert 0 < max(differences) <= 2
