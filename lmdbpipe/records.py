@@ -173,17 +173,13 @@ class Records:
                 index = database.manifest.schema.index(leaf, "shape")
                 yield from map(tuple, database.column(chunk, index, column).tolist())
 
-    def advise(self, indices: Indices, seen: dict[tuple[int, int], None]) -> None:
-        """Ask the kernel to bring in some samples, but the steps of files that are in `seen`, which grows."""
+    def steps(self, indices: Indices) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+        """Tell where some samples, at least one, lie: numbers of files, each with its steps as `Database` has them."""
         for number, local in self._split(indices)[0]:
-            database = self.databases[number]
-            length = database.manifest.chunk_length
+            length = self.databases[number].manifest.chunk_length
             is_run = isinstance(local, range)
             chunks = range(local[0] // length, local[-1] // length + 1) if is_run else np.asarray(local) // length
-            new = [step for step in database.steps(chunks) if (number, step) not in seen]
-            if new:
-                seen.update(dict.fromkeys((number, step) for step in new))
-                database.advise(new)
+            yield number, self.databases[number].steps(chunks)
 
     def close(self) -> None:
         """Let the files go; they open again on the next use."""

@@ -18,18 +18,18 @@ from lmdbpipe.errors import ConfigError
 from lmdbpipe.order import BaseOrder, Batch, Dealing, OrderState, Segments, Selection, Uneven
 from lmdbpipe.pipeline import Keys, Pipeline
 from lmdbpipe.prefetch import map_ahead
+from lmdbpipe.readahead import ReadAhead
 from lmdbpipe.records import Indices
 from lmdbpipe.ring import share, travels
 from lmdbpipe.world import Ranks, Workers
 
-_AHEAD_BYTES = 32 * 1024**2
+_AHEAD_BYTES = 64 * 1024**2
 """How far ahead of the reading the kernel is asked to read."""
 _AHEAD_BATCHES = 64
 _ADVISED_TOGETHER = 4
 """Into how many pieces what lies ahead is cut: to ask for each batch by itself costs as much as to find its samples."""
 _RUN = 256
 """Samples that are read ahead together where there is no batch size."""
-_SEEN_CHUNKS = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,17 +217,15 @@ def requests(pipeline: Pipeline, plan: Plan) -> Iterator[Request]:
     sample_bytes = sum(d.manifest.totals["payload_bytes"] for d in records.databases) // max(len(records), 1)
     size = (dealing.batch_size or _RUN) * max(sample_bytes, 1)
     count = max(1, min(_AHEAD_BATCHES, _AHEAD_BYTES // size))
-    seen: dict[tuple[int, int], None] = {}
     ahead: collections.deque[Request] = collections.deque()
     given = (_request(plan, item, len(records)) for item in items)
-    while group := list(itertools.islice(given, max(1, count // _ADVISED_TOGETHER))):
-        records.advise(_together([indices for indices, _, _ in group]), seen)
-        if len(seen) > 2 * _SEEN_CHUNKS:
-            seen = dict.fromkeys(itertools.islice(seen, _SEEN_CHUNKS, None))
-        ahead.extend(group)
-        while len(ahead) > count:
-            yield ahead.popleft()
-    yield from ahead
+    with contextlib.closing(ReadAhead(records)) as read_ahead:
+        while group := list(itertools.islice(given, max(1, count // _ADVISED_TOGETHER))):
+            read_ahead.ask(_together([indices for indices, _, _ in group]))
+            ahead.extend(group)
+            while len(ahead) > count:
+                yield ahead.popleft()
+        yield from ahead
 
 
 def _together(parts: list[Indices]) -> Indices:

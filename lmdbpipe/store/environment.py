@@ -45,9 +45,15 @@ class Environment:
     threads: threading.local = field(default_factory=threading.local)
 
     def descriptor(self, path: Path) -> int:
-        """A file descriptor of the file, for advice to the kernel; closed with the environment."""
+        """A file descriptor of the file, for advice to the kernel; closed with the environment.
+
+        It is one for random reads: where others look whether a page is in memory, Linux begins to read ahead.
+        """
         if self.advice is None:
-            self.advice = os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+            self.advice = descriptor
         return self.advice
 
     def close(self) -> None:

@@ -22,7 +22,8 @@ from lmdbpipe.store.manifest import MANIFEST_KEY, Manifest
 
 _KEY = struct.Struct(">QH")
 _ROWS_KEPT = 256
-_STEP = 1024**2
+STEP = 1024**2
+"""Bytes of the file that the kernel is asked for at a time."""
 
 
 def chunk_key(chunk: int, column: int) -> bytes:
@@ -147,7 +148,7 @@ class Database:
             self._memory = base, np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(base))
         return self._memory
 
-    def steps(self, chunks: npt.NDArray[np.int64] | range) -> Sequence[int]:
+    def steps(self, chunks: npt.NDArray[np.int64] | range) -> npt.NDArray[np.int64]:
         """Number the steps of 1 MiB of the file that hold some chunks, ascending.
 
         A chunk's place is taken from the chunk that was read last, and the mean size of chunks: to learn it exactly
@@ -158,29 +159,34 @@ class Database:
         chunk, place = self._anchor
         if isinstance(chunks, range):
             low, high = place + (chunks.start - chunk) * stride, place + (chunks.stop - chunk) * stride
-            return range(max(int(low), 0) // _STEP, min(int(high), end) // _STEP + 1)
+            return np.arange(max(int(low), 0) // STEP, min(int(high), end) // STEP + 1)
         lows = place + (np.unique(chunks) - chunk) * stride
-        first = np.maximum(lows.astype(np.int64), 0) // _STEP
-        last = np.minimum((lows + stride).astype(np.int64), end) // _STEP
+        first = np.maximum(lows.astype(np.int64), 0) // STEP
+        last = np.minimum((lows + stride).astype(np.int64), end) // STEP
         span = int((last - first).max()) + 1
-        steps = np.minimum(first[:, None] + np.arange(span), last[:, None])
-        return np.unique(steps).tolist()  # type: ignore[no-any-return]
+        return np.unique(np.minimum(first[:, None] + np.arange(span), last[:, None]))
+
+    def missing(self, steps: Sequence[int]) -> Sequence[int]:
+        """Tell which of some steps of the file, at least one, are not in memory; all where the kernel cannot tell.
+
+        Only the ends are looked at where steps follow each other, and what lies between is taken to be as they are: to
+        look costs a system call, and a read of a page that is not there.
+        """
+        descriptor = self._open().descriptor(self.path)
+        if steps[-1] - steps[0] < len(steps):
+            whole = _is_cached(descriptor, steps[-1] * STEP) and _is_cached(descriptor, steps[0] * STEP)
+            return () if whole else steps
+        return [step for step in steps if not _is_cached(descriptor, step * STEP)]
 
     def advise(self, steps: Sequence[int]) -> None:
-        """Ask the kernel to bring in steps of the file, where the system can be asked (Linux) and has not got them.
+        """Ask the kernel to bring in steps of the file, on a system that has ``posix_fadvise``.
 
-        Linux cuts a longer request to about a step, so each is asked for by itself. What lies between two steps that it
-        has got is taken to be there, too: to look costs a system call.
+        That takes about as long as the disk does. Linux cuts a longer request to about a step, so each is asked for by
+        itself.
         """
-        if not hasattr(os, "posix_fadvise"):
-            return
         descriptor = self._open().descriptor(self.path)
-        ends = (steps[0], steps[-1])
-        if ends[1] - ends[0] == len(steps) - 1 and all(_is_cached(descriptor, step * _STEP) for step in ends):
-            return
         for step in steps:
-            if not _is_cached(descriptor, step * _STEP):
-                os.posix_fadvise(descriptor, step * _STEP, _STEP, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(descriptor, step * STEP, STEP, os.POSIX_FADV_WILLNEED)
 
     def sum(self, chunk: int, index: int) -> bytes | None:
         """The stored checksum of one column of one chunk."""

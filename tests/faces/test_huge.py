@@ -29,8 +29,9 @@ class Keyspace:
     def __len__(self) -> int:
         return LENGTH
 
-    def advise(self, indices: Any, seen: Any) -> None:
+    def steps(self, indices: Any) -> tuple[()]:
         """There is nothing to read ahead."""
+        return ()
 
     def batch(self, indices: Any) -> torch.Tensor:
         """The numbers, int64 ``[n]``."""

@@ -1,0 +1,65 @@
+"""Read-ahead: asking the kernel for what a pass reads next, so that the disk works while batches are copied.
+
+What is in memory costs a look at the ends of it. The rest is asked for in a thread, which to ask keeps about as busy as
+the copying does its caller.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from lmdbpipe.indices import Indices
+from lmdbpipe.records import Records
+from lmdbpipe.store import STEP, Database
+
+_REMEMBERED = 8192
+"""Steps, of 1 MiB, that are remembered: a window of a shuffled order comes back to its own with every batch."""
+
+
+class ReadAhead:
+    """Brings the samples of some files into memory before they are read; nothing where the system cannot be asked.
+
+    What it remembers of having asked is as large for any length: a step is forgotten when one that lies a multiple of
+    8 GiB away is asked for.
+
+    Args:
+        records: The files.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        counts = [database.manifest.totals["file_bytes"] // STEP + 1 for database in records.databases]
+        self._firsts = np.cumsum([0, *counts])
+        self._asked = np.full(_REMEMBERED, -1, np.int64)
+        self._thread: ThreadPoolExecutor | None = None
+
+    def __repr__(self) -> str:
+        return f"ReadAhead({self._records})"
+
+    def ask(self, indices: Indices) -> None:
+        """Have some samples brought in, at least one, but for what was asked for lately or is in memory."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for number, steps in self._records.steps(indices):
+            numbers = steps + self._firsts[number]
+            places = numbers % _REMEMBERED
+            is_new = self._asked[places] != numbers
+            if is_new.any():
+                self._asked[places] = numbers
+                database = self._records.databases[number]
+                if missing := database.missing(steps[is_new].tolist()):
+                    self._advise(database, missing)
+
+    def close(self) -> None:
+        """Forget what the kernel was not asked for yet, and end the thread."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _advise(self, database: Database, steps: Sequence[int]) -> None:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="lmdbpipe-readahead")
+        self._thread.submit(database.advise, steps)
