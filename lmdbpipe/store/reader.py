@@ -155,7 +155,7 @@ class Database:
         would read it.
         """
         end = self.manifest.totals["file_bytes"] - 1
-        stride = (end + 1) / self.manifest.num_chunks
+        stride = (end + 1) * self.manifest.chunk_length / self.manifest.length  # the last chunk may be shorter
         chunk, place = self._anchor
         if isinstance(chunks, range):
             low, high = place + (chunks.start - chunk) * stride, place + (chunks.stop - chunk) * stride

@@ -31,7 +31,7 @@ from lmdbpipe.errors import (
     UnfinishedError,
     UnsupportedVersionError,
 )
-from lmdbpipe.store import Database, environment
+from lmdbpipe.store import STEP, Database, environment
 from tests.helpers import OPTIONS, Failing, Listed, change, dump, unprivileged
 from tests.store.conftest import CHUNK, LENGTH
 
@@ -280,6 +280,24 @@ def test_descriptors_are_closed(path: Path) -> None:
         database.advise(range(1))
         database.close()
     assert not before or len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("length", [13, 241, 240])
+def test_steps_hold_their_chunks(length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for is where chunks lie, but for a few pages, also where the last chunk is a short one."""
+    monkeypatch.setattr("lmdbpipe.encode._CHUNK_LENGTH", 12)
+    sample = np.zeros(1 << 17, np.uint8)
+    lmdbpipe.build(Listed([sample] * length), tmp_path / "a.lmdb", progress=False)
+    database = Database(tmp_path / "a.lmdb")
+    (index, _, column), chunks = database.manifest.schema.columns[0], range(database.manifest.num_chunks)
+    steps = [database.steps(np.array([chunk])) for chunk in chunks]
+    assert [list(database.steps(range(chunk, chunk + 1))) for chunk in chunks] == [list(some) for some in steps]
+    start = database.address(0, index, column)
+    for chunk in chunks:
+        first = database.address(chunk, index, column) - start
+        last = first + database.manifest.chunk_rows(chunk) * sample.nbytes - 1
+        assert steps[chunk][0] * STEP <= first + 2**16
+        assert last - 2**16 < (steps[chunk][-1] + 1) * STEP
 
 
 # What cannot be read
