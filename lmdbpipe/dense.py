@@ -54,6 +54,7 @@ class DenseLeaf:
         batch = self._codec.stack(torch.empty(tuple(sizes), dtype=self.dtype))
         # The order in which a batch names the axes of rows; None if it is more than an order that changes.
         self.axes = tuple(sizes.index(size) for size in batch.shape) if batch.dtype == self.dtype else None
+        self._in_order = self.axes == tuple(range(len(sizes)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_windows": (None, None)}
@@ -76,7 +77,8 @@ class DenseLeaf:
         elif not isinstance(indices, range):
             rows = self._pick(indices)
         elif (run := self._run(indices)) is not None:
-            return torch.from_numpy(COPIER.copy(run).transpose(self.axes))
+            copied = torch.from_numpy(COPIER.copy(run))
+            return copied if self._in_order else copied.permute(self.axes)
         else:
             rows = COPIER.join(self.runs(indices))
         rows = rows.view(self.column.dtype).reshape(len(indices), *self.shape)
@@ -104,9 +106,8 @@ class DenseLeaf:
         chunk, row = divmod(indices.start, self._chunk_length)
         if row + len(indices) > self._chunk_length:
             return None
-        address = self.database.address(chunk, self._index, self.column) + row * self.row_bytes
-        base, memory = self.database.memory()
-        return np.ndarray((len(indices), *self.shape), self.column.dtype, memory, address - base)
+        memory, begin = self.database.place(chunk, self._index, self.column)
+        return np.ndarray((len(indices), *self.shape), self.column.dtype, memory, begin + row * self.row_bytes)
 
     def runs(self, indices: range) -> list[Bytes]:
         """View consecutive rows in the map as bytes, chunk by chunk."""
@@ -114,9 +115,8 @@ class DenseLeaf:
         while start < indices.stop:
             chunk, row = divmod(start, length)
             stop = min(indices.stop, start - row + length)
-            address = self.database.address(chunk, self._index, self.column) + row * self.row_bytes
-            base, memory = self.database.memory()
-            runs.append(memory[address - base : address - base + (stop - start) * self.row_bytes])
+            memory, begin = self.database.place(chunk, self._index, self.column)
+            runs.append(memory[begin + row * self.row_bytes : begin + (row + stop - start) * self.row_bytes])
             start = stop
         return runs
 

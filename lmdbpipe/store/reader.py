@@ -114,11 +114,14 @@ class Database:
         self._rows[chunk] = rows
         return rows
 
-    def address(self, chunk: int, index: int, column: Column) -> int:
-        """Look up where in memory one column of one chunk begins; 0 where it is empty."""
+    def place(self, chunk: int, index: int, column: Column) -> tuple[npt.NDArray[np.uint8], int]:
+        """Give bytes as `memory` does, and where among them one column of one chunk begins, which is not empty."""
         self._open()
-        address = int(self._table(index)[chunk])
-        return address if address >= 0 else self._find(chunk, index, column)
+        address: int = self._table(index).item(chunk)
+        if address < 0:
+            address = self._find(chunk, index, column)
+        base, memory = self._memory or self.memory()
+        return memory, address - base
 
     def addresses(self, chunks: npt.NDArray[np.int64], index: int, column: Column) -> npt.NDArray[np.int64]:
         """Look up where in memory one column of some chunks begins; 0 where it is empty.

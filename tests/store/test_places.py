@@ -67,5 +67,5 @@ def test_the_first_place_is_proved(path: Path, shift: int, monkeypatch: pytest.M
     database = Database(path)
     for (chunk, index), (_, said) in found(database).items():
         (column,) = (column for number, _, column in database.manifest.schema.columns if number == index)
-        assert database.address(chunk, index, column) == said.address
+        assert database.addresses(np.array([chunk]), index, column).tolist() == [said.address]
     assert len(asked) == (1 if shift else database.manifest.num_chunks * len(database.manifest.schema.columns))
