@@ -65,9 +65,9 @@ class _Entrant:
 class Runner:
     """Builds datasets, and measures cases over them."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, contenders: Sequence[Contender]) -> None:
         self.plan = setting.plan
-        self.contenders = setting.contenders
+        self.contenders = contenders
         self.work = setting.work
         self.table = setting.table
         self.start_method = multiprocessing.get_start_method()
@@ -77,7 +77,7 @@ class Runner:
         folders: dict[str, Path] = {}
         built: dict[str, Path] = {}
         for contender in self.contenders:
-            folder = self.work / f"{data.key}-{len(source)}" / contender.folder.replace(" ", "-")
+            folder = self.work / f"{data.folder}-{len(source)}" / contender.folder.replace(" ", "-")
             if contender.folder in built:
                 folders[contender.name] = built[contender.folder]
                 continue

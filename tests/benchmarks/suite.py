@@ -50,11 +50,17 @@ def measure(setting: Setting, only: Sequence[str], photos: Path | None, *, build
 def _source(setting: Setting, data: Data, photos: Path | None) -> Images | Photos:
     if data.varying:
         return Photos(photos) if photos else make_photos(setting.work, data.count)
-    return make_images(setting.work, data.count, data.side)
+    stored = next(other.count for other in setting.plan.data if other.key == data.folder)
+    return make_images(setting.work, stored, data.side, data.count)
+
+
+def _runner(setting: Setting, data: Data) -> Runner:
+    taking_part = [one for one in setting.contenders if not data.contenders or one.name in data.contenders]
+    return Runner(setting, taking_part)
 
 
 def _build_one(setting: Setting, data: Data, source: Images | Photos, probes: Sequence[str]) -> None:
-    Runner(setting).build(data, source)
+    _runner(setting, data).build(data, source)
     if "memory" in probes and isinstance(source, Images):
         Footprint(setting, data).prepare(source)
 
@@ -62,7 +68,7 @@ def _build_one(setting: Setting, data: Data, source: Images | Photos, probes: Se
 def _measure_one(
     setting: Setting, data: Data, source: Images | Photos, cases: Sequence[Case], probes: Sequence[str]
 ) -> None:
-    runner = Runner(setting)
+    runner = _runner(setting, data)
     folders = runner.build(data, source)
     runner.measure(data, source, folders, cases)
     footprint = Footprint(setting, data)

@@ -41,6 +41,15 @@ class Data:
     count: int
     batch_size: int
     varying: bool = False
+    of: str = ""
+    """The dataset whose images these are, so often that there are ``count``; its own if empty."""
+    contenders: tuple[str, ...] = ()
+    """Who reads it; all if empty."""
+
+    @property
+    def folder(self) -> str:
+        """What the folder is named by that it is built in."""
+        return self.of or self.key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +147,31 @@ CASES: tuple[Case, ...] = (
         baseline="memmap copy",
         workers=2,
     ),
+    Case(
+        key="long/carry",
+        title="batches from two workers",
+        data="long",
+        mode="carry",
+        baseline="memmap copy",
+        workers=2,
+    ),
+    Case(
+        key="long/train",
+        title="crop, flip, normalise",
+        data="long",
+        mode="train",
+        baseline="lmdbpipe",
+        transform=cifar_train,
+    ),
+    Case(
+        key="long/train-workers",
+        title="crop, flip, normalise, two workers",
+        data="long",
+        mode="train",
+        baseline="lmdbpipe",
+        transform=cifar_train,
+        workers=2,
+    ),
     Case(key="medium/sequential", title="sequential", data="medium", mode="sequential", baseline="memmap copy"),
     Case(
         key="medium/train",
@@ -157,9 +191,24 @@ CASES: tuple[Case, ...] = (
     ),
 )
 
+
+def _long(count: int, side: int, batch_size: int) -> Data:
+    """An epoch against which it does not count that worker processes are started for it, and ended."""
+    return Data(
+        key="long",
+        title=f"{side}x{side}, long epochs",
+        side=side,
+        count=count,
+        batch_size=batch_size,
+        of="small",
+        contenders=("lmdbpipe", "memmap copy"),
+    )
+
+
 FULL = Plan(
     data=(
         Data(key="small", title="32x32", side=32, count=50_000, batch_size=256),
+        _long(500_000, side=32, batch_size=256),
         Data(key="medium", title="224x224", side=224, count=6_000, batch_size=128),
         Data(key="photos", title="photos", side=224, count=334, batch_size=64, varying=True),
     ),
@@ -176,6 +225,7 @@ FULL = Plan(
 TINY = Plan(
     data=(
         Data(key="small", title="32x32", side=32, count=160, batch_size=32),
+        _long(320, side=32, batch_size=32),
         Data(key="medium", title="224x224", side=224, count=12, batch_size=4),
         Data(key="photos", title="photos", side=224, count=8, batch_size=4, varying=True),
     ),
@@ -217,6 +267,8 @@ TARGETS: tuple[Target, ...] = (
     Target(measure="small/loader", factor=12, of="torchlmdb"),
     Target(measure="small/loader-workers", factor=5, of="torchlmdb"),
     Target(measure="small/carry", factor=4, of="memmap copy"),
+    Target(measure="long/carry", factor=4, of="memmap copy"),
+    Target(measure="long/train-workers", factor=1, of="lmdbpipe", of_measure="long/train"),
     Target(measure="medium/sequential", factor=0.9, of="memmap copy"),
     Target(measure="medium/sequential", factor=1.5, of="ffcv"),
     Target(measure="medium/train", factor=5, of="torchlmdb"),
