@@ -241,7 +241,8 @@ def _framed(store: Store, windows: Windows, out: Tensor) -> None:
     reaches = (-windows.top.min(), -left.min(), windows.top.max() + height - tall, left.max() + width - wide)
     above, before, below, after = (-(-max(0, int(reach)) // 4) * 4 for reach in reaches)
     fill = np.array(windows.fill, array.dtype)[:, None, None]
-    frames = _SCRATCH.frames(count, (channels, tall + above + below, wide + before + after), fill, (above, before))
+    shape = channels, tall + above + below, wide + before + after
+    frames = _SCRATCH.frames(count, shape, fill, (above, before, tall, wide))
     whole = _SCRATCH.take("whole", count * channels * tall * wide * array.itemsize)
     if len(whole):
         gather_bytes(store.memory, offsets, len(whole) // count, torch.from_numpy(whole))
