@@ -45,9 +45,10 @@ class Arena:
 
 def make_arena(size: int) -> Arena:
     """Make shared memory of some bytes."""
-    if not hasattr(os, "memfd_create"):
+    try:
+        descriptor = os.memfd_create("lmdbpipe")
+    except (AttributeError, OSError):  # another system, or one that does not let us
         return _of_storage(torch.UntypedStorage._new_shared(size))  # type: ignore[no-untyped-call]
-    descriptor = os.memfd_create("lmdbpipe")
     os.ftruncate(descriptor, size)
     arena = Arena(mmap.mmap(descriptor, size), lambda: (_of_file, (DupFd(descriptor), size)))
     weakref.finalize(arena, os.close, descriptor).atexit = False
