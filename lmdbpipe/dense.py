@@ -106,7 +106,7 @@ class DenseLeaf:
         chunk, row = divmod(indices.start, self._chunk_length)
         if row + len(indices) > self._chunk_length:
             return None
-        memory, begin = self.database.place(chunk, self._index, self.column)
+        memory, begin = self.database.start(chunk, self._index, self.column)
         return np.ndarray((len(indices), *self.shape), self.column.dtype, memory, begin + row * self.row_bytes)
 
     def runs(self, indices: range) -> list[Bytes]:
@@ -115,7 +115,7 @@ class DenseLeaf:
         while start < indices.stop:
             chunk, row = divmod(start, length)
             stop = min(indices.stop, start - row + length)
-            memory, begin = self.database.place(chunk, self._index, self.column)
+            memory, begin = self.database.start(chunk, self._index, self.column)
             runs.append(memory[begin + row * self.row_bytes : begin + (row + stop - start) * self.row_bytes])
             start = stop
         return runs

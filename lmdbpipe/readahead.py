@@ -1,7 +1,7 @@
 """Read-ahead: asking the kernel for what a pass reads next, so that the disk works while batches are copied.
 
-What is in memory costs a look at the ends of it. The rest is asked for in a thread, which to ask keeps about as busy as
-the copying does its caller.
+What is in memory costs a look at the ends of it. The rest is asked for in a thread: to ask takes about as much of a
+processor as to copy.
 """
 
 from __future__ import annotations

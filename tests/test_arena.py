@@ -22,11 +22,17 @@ SIZE = 1 << 20
 MEMFD = hasattr(os, "memfd_create")
 
 
-@pytest.fixture(params=[True, False], ids=["memory file", "torch"])
+@pytest.fixture(params=["memory file", "other system", "refused"])
 def arena(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Arena:
-    """Memory as Linux has it, and as torch does."""
-    if not request.param:
+    """Memory as Linux has it, and as torch does, where there are no memory files, or they are refused."""
+
+    def refuse(name: str) -> int:
+        raise PermissionError(name)
+
+    if request.param == "other system":
         monkeypatch.delattr(os, "memfd_create", raising=False)
+    elif request.param == "refused":
+        monkeypatch.setattr(os, "memfd_create", refuse, raising=False)
     return make_arena(SIZE)
 
 

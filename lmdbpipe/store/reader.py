@@ -114,8 +114,8 @@ class Database:
         self._rows[chunk] = rows
         return rows
 
-    def place(self, chunk: int, index: int, column: Column) -> tuple[npt.NDArray[np.uint8], int]:
-        """Give bytes as `memory` does, and where among them one column of one chunk begins, which is not empty."""
+    def start(self, chunk: int, index: int, column: Column) -> tuple[npt.NDArray[np.uint8], int]:
+        """Give bytes as `memory` does, and where among them one column of one chunk starts, which is not empty."""
         self._open()
         address: int = self._table(index).item(chunk)
         if address < 0:
@@ -228,13 +228,13 @@ class Database:
         """Look up one address, and remember it."""
         opened, table = self._open(), self._table(index)
         place = None if opened.keys_tell is False else opened.place(chunk_key(chunk, index))
-        if place is None or not opened.keys_tell or not self._fits(place.size, chunk, column):
+        if opened.keys_tell and place is not None and self._fits(place.size, chunk, column):
+            address = place.address if place.size else 0
+        else:  # LMDB is asked, to prove what keys tell, or to say what is wrong
             array = self.column(chunk, index, column)
             address = array.__array_interface__["data"][0] if array.nbytes else 0
             if place is None or place.size:
                 opened.keys_tell = place is not None and place.address == address
-        else:
-            address = place.address if place.size else 0
         table[chunk] = address
         if address and index == self.manifest.schema.columns[0].index and table[0] > 0:
             self._anchor = (chunk, address - int(table[0]))

@@ -1,7 +1,7 @@
 """The compiled pass of `lmdbpipe.transforms.lookup`. Needs numba: only that module imports it, where numba is there.
 
 A shuffled batch's images lie anywhere in the map, and the processor fetches ahead only what follows. So the first bytes
-of the image after the next are asked for while one is looked up: a quarter less time for a batch of 32x32 images.
+of the image after the next are asked for while one is looked up: a quarter less time for this pass over 32x32 images.
 """
 
 from __future__ import annotations

@@ -292,9 +292,9 @@ def test_steps_hold_their_chunks(length: int, tmp_path: Path, monkeypatch: pytes
     (index, _, column), chunks = database.manifest.schema.columns[0], range(database.manifest.num_chunks)
     steps = [database.steps(np.array([chunk])) for chunk in chunks]
     assert [list(database.steps(range(chunk, chunk + 1))) for chunk in chunks] == [list(some) for some in steps]
-    _, start = database.place(0, index, column)
+    _, start = database.start(0, index, column)
     for chunk in chunks:
-        first = database.place(chunk, index, column)[1] - start
+        first = database.start(chunk, index, column)[1] - start
         last = first + database.manifest.chunk_rows(chunk) * sample.nbytes - 1
         assert steps[chunk][0] * STEP <= first + 2**16
         assert last - 2**16 < (steps[chunk][-1] + 1) * STEP

@@ -78,6 +78,16 @@ def without_numba() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def cleared(*caches: Any) -> Iterator[None]:
+    """Have cached functions called anew, now and afterwards."""
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    for cached in caches:
+        cached.cache_clear()
+
+
 def outcome(run: Callable[[], Any]) -> Any:
     """What a call returns, or the exception it raises; warnings are not looked at."""
     with warnings.catch_warnings():

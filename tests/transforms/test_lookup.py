@@ -20,7 +20,7 @@ from lmdbpipe.transforms.arithmetic import Arithmetic, compute
 from lmdbpipe.transforms.gather import gather
 from lmdbpipe.transforms.lookup import look_up
 from lmdbpipe.transforms.windows import Windows
-from tests.transforms.helpers import lowered_tensor, make_images, pack, seed_all
+from tests.transforms.helpers import cleared, lowered_tensor, make_images, pack, seed_all
 
 NORMALISE = (Arithmetic("to", torch.float32), Arithmetic("div_", 255), Arithmetic("sub_", (0.4, 0.5, 0.6)))
 
@@ -28,12 +28,8 @@ NORMALISE = (Arithmetic("to", torch.float32), Arithmetic("div_", 255), Arithmeti
 @pytest.fixture
 def fresh_kernel() -> Iterator[None]:
     """Let the kernel be compiled anew, now and after the test."""
-    caches = (lookup._kernel, lookup.prepare)
-    for cached in caches:
-        cached.cache_clear()
-    yield
-    for cached in caches:
-        cached.cache_clear()
+    with cleared(lookup._kernel, lookup.prepare):
+        yield
 
 
 @settings(deadline=None, max_examples=60)

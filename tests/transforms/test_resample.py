@@ -21,7 +21,7 @@ from lmdbpipe.transforms.arithmetic import LEVELS
 from lmdbpipe.transforms.gather import one
 from lmdbpipe.transforms.modes import image_of, pixels_of
 from lmdbpipe.transforms.windows import Windows, join
-from tests.transforms.helpers import assert_like_torchvision, make_images, pack
+from tests.transforms.helpers import assert_like_torchvision, cleared, make_images, pack
 
 BILINEAR = Image.Resampling.BILINEAR
 EXTENTS = st.one_of(st.integers(1, 70), st.sampled_from([1, 2, 63, 64, 65, 128, 129, 300]))
@@ -31,12 +31,8 @@ SIZES = st.tuples(EXTENTS, EXTENTS)
 @pytest.fixture
 def fresh_kernel() -> Iterator[None]:
     """Let Pillow be tried, and numba be looked for, anew: now and after the test."""
-    caches = (resample._kernel, resample.vertical_first)
-    for cached in caches:
-        cached.cache_clear()
-    yield
-    for cached in caches:
-        cached.cache_clear()
+    with cleared(resample._kernel, resample.vertical_first):
+        yield
 
 
 @given(
