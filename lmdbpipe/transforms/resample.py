@@ -155,13 +155,11 @@ def _run(
 
 
 def _parts(source: Source, windows: Windows) -> list[tuple[Store, Windows]] | None:
-    """Where images lie, and which rectangles of those: all at once, or of a list one by one; None if layouts differ."""
+    """Where images lie, and which rectangles of those: all at once, of a list one by one; None if not plain memory."""
     if not isinstance(source, list):
         store = store_of(source)
         return None if store is None else [(store, windows)]
     stores = [store_of(source[row][None]) for row in windows.rows.tolist()]
-    if len({store is not None and store.hwc for store in stores}) > 1:
-        return None
     singles = [replace(windows.take(np.array([i])), rows=np.zeros(1, np.int64)) for i in range(len(windows))]
     parts = [(store, single) for store, single in zip(stores, singles, strict=True) if store is not None]
     return parts if len(parts) == len(windows) else None

@@ -86,6 +86,19 @@ def test_like_pillow(
         np.testing.assert_array_equal(results[i].permute(1, 2, 0).numpy(), theirs)
 
 
+def test_layouts_may_differ() -> None:
+    """A list may hold tensors of both layouts, as it does where one of HxWxC has a single pixel."""
+    images = make_images("RGB", [(1, 1), (9, 8), (7, 9)], 0)
+    pixels: Any = [torch.from_numpy(pixels_of(image)).permute(2, 0, 1) for image in images]
+    pixels[2] = pixels[2].contiguous()
+    sizes = np.array([(1, 1), (9, 8), (7, 9)])
+    results = resample.resample(pixels, Windows.full(3, sizes), "RGB", (20, 30), BILINEAR)
+    assert results is not None
+    for result, image in zip(results, images, strict=True):
+        theirs = pixels_of(image.resize((30, 20), BILINEAR))
+        np.testing.assert_array_equal(result.permute(1, 2, 0).numpy(), theirs)
+
+
 @pytest.mark.parametrize("vertical_first", [False, True])
 @pytest.mark.parametrize("kind", resample.FILTERS)
 @pytest.mark.parametrize("wanted", [(20, 40), (21, 40), (20, 61), (70, 30), (19, 18)])
