@@ -23,10 +23,11 @@ from lmdbpipe.records import Indices
 from lmdbpipe.ring import share, travels
 from lmdbpipe.world import Ranks, Workers
 
-_AHEAD_BYTES = 64 * 1024**2
-"""How far ahead of the reading the kernel is asked to read."""
-_AHEAD_BATCHES = 64
-_ADVISED_TOGETHER = 4
+_AHEAD_BYTES = 256 * 1024**2
+"""How far ahead of the reading the kernel is asked to read, by the workers of a rank together: with a quarter of it,
+the disk stood still at times."""
+_AHEAD_BATCHES = 256
+_PIECES = 16
 """Into how many pieces what lies ahead is cut: to ask for each batch by itself costs as much as to find its samples."""
 _RUN = 256
 """Samples that are read ahead together where there is no batch size."""
@@ -216,11 +217,11 @@ def requests(pipeline: Pipeline, plan: Plan) -> Iterator[Request]:
     items = dealing.runs(plan.first, _RUN) if dealing.batch_size is None else dealing.batches(plan.first)
     sample_bytes = sum(d.manifest.totals["payload_bytes"] for d in records.databases) // max(len(records), 1)
     size = (dealing.batch_size or _RUN) * max(sample_bytes, 1)
-    count = max(1, min(_AHEAD_BATCHES, _AHEAD_BYTES // size))
+    count = max(1, min(_AHEAD_BATCHES, _AHEAD_BYTES // (size * dealing.num_workers)))
     ahead: collections.deque[Request] = collections.deque()
     given = (_request(plan, item, len(records)) for item in items)
     with contextlib.closing(ReadAhead(records)) as read_ahead:
-        while group := list(itertools.islice(given, max(1, count // _ADVISED_TOGETHER))):
+        while group := list(itertools.islice(given, max(1, count // _PIECES))):
             read_ahead.ask(_together([indices for indices, _, _ in group]))
             ahead.extend(group)
             while len(ahead) > count:

@@ -15,6 +15,7 @@ from .built import build, forget
 from .contender import Job, Kind
 from .contenders.ours import FILE, LMDBPipe
 from .data import Images
+from .machine import filler
 from .probe import Request
 from .rows import Measure, Row
 from .setting import Setting
@@ -80,30 +81,32 @@ def _readers(setting: Setting, source: Images, folder: Path) -> dict[str, _Reade
 
 
 def _take_turns(setting: Setting, file: Path, readers: dict[str, _Reader]) -> None:
-    """Measure each reader once a round, always after the same: a plain read of the file, which is then dropped.
+    """Measure each reader once a round, with the file dropped from the page cache, which is full of something else.
 
-    Otherwise a pass pays for what the one before it left in memory: on a virtual machine whose host takes free pages
-    back, dd took up to three times as long after another reader as after a plain read.
+    So it is on a machine that has run for a while. Where memory is free instead, a virtual machine's host may have
+    taken it back: a reader then waits for the host at every page that it is the first to use, and dd took up to three
+    times as long after another reader as after itself.
     """
     speeds: dict[str, list[float]] = {name: [] for name in readers}
-    names = list(readers)
-    for number in range(setting.plan.cold_rounds):
-        first = number % len(names)
-        for name in [*names[first:], *names[:first]]:
-            if name not in speeds:
-                continue
-            drop_cache(file)
-            _plain_read(file)
-            still = drop_cache(file)
-            if still is None:
-                setting.table.notes.append("cold cache: this system does not tell whether the file was cached")
-            elif still > _STILL_COLD:
-                setting.table.notes.append(f"cold cache: {still:.0%} of the file was cached before a pass of {name}")
-            try:
-                speeds[name].append(file.stat().st_size / 1e9 / readers[name][1](file))
-            except Exception as error:
-                del speeds[name]
-                setting.table.failed.append((_TITLE, name, f"{type(error).__name__}: {error}"))
+    names, notes = list(readers), setting.table.notes
+    with filler(setting.work) as fill:
+        for number in range(setting.plan.cold_rounds):
+            first = number % len(names)
+            for name in [*names[first:], *names[:first]]:
+                if name not in speeds:
+                    continue
+                still = drop_cache(file)
+                if setting.plan.fill_memory and not fill():
+                    notes.append("cold cache: the free memory could not be filled first")
+                if still is None:
+                    notes.append("cold cache: this system does not tell whether the file was cached")
+                elif still > _STILL_COLD:
+                    notes.append(f"cold cache: {still:.0%} of the file was cached before a pass of {name}")
+                try:
+                    speeds[name].append(file.stat().st_size / 1e9 / readers[name][1](file))
+                except Exception as error:
+                    del speeds[name]
+                    setting.table.failed.append((_TITLE, name, f"{type(error).__name__}: {error}"))
     measure = Measure("cold", _TITLE, "GB/s", "dd" if "dd" in speeds else "plain read")
     setting.table.rows += [Row(measure, name, readers[name][0], values) for name, values in speeds.items()]
 

@@ -1,4 +1,4 @@
-"""What the machine is, what a dataset takes on disk, what a process has used; a deadline, and quiet from garbage."""
+"""What the machine is and has free, what datasets and processes take of it; a deadline, and quiet from garbage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import importlib.metadata
 import os
 import platform
 import signal
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +31,8 @@ _PACKAGES = (
     "grain",
     "array-record",
 )
+_LEFT_FREE = 512 * 1024**2
+"""Bytes: the kernel keeps some memory free."""
 _BLOCK = 512  # st_blocks counts these, whatever the file system's own blocks are
 
 
@@ -65,6 +68,40 @@ def disk_usage(folder: Path) -> int:
     """Bytes on disk of all files under a folder: in blocks, so that a sparse file counts as what it takes."""
     stats = [file.stat() for file in folder.rglob("*") if file.is_file()]
     return sum(stat.st_blocks * _BLOCK if hasattr(stat, "st_blocks") else stat.st_size for stat in stats)
+
+
+@contextmanager
+def filler(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Give what fills the free memory with page cache: zeros, of a file without content.
+
+    It says whether it could: not where the system does not tell what is free, or a disk stores no holes.
+
+    Args:
+        folder: Where the file lies meanwhile.
+    """
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        if (size := _memory("MemTotal")) is not None:
+            file.truncate(size)
+        block = bytearray(1 << 20)
+
+        def fill() -> bool:
+            for _ in range((size or 0) // len(block)):
+                if (_memory("MemFree") or 0) < _LEFT_FREE:
+                    return True
+                if not file.readinto(block):
+                    file.seek(0)
+            return False
+
+        yield fill
+
+
+def _memory(entry: str) -> int | None:
+    """Bytes that Linux says of its memory; None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{entry}:")), None)
 
 
 def processor_seconds() -> float:

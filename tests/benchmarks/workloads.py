@@ -80,6 +80,8 @@ class Plan:
     """How many times longer the second dataset of the memory measurement is."""
     cold_bytes: int
     cold_rounds: int
+    fill_memory: bool
+    """Whether the page cache is filled before each pass over a cold file."""
     get_count: int
     """How many samples are fetched one by one."""
     slow_seconds: float = 4.0
@@ -219,6 +221,7 @@ FULL = Plan(
     memory_growth=10,
     cold_bytes=4_200_000_000,
     cold_rounds=3,
+    fill_memory=True,
     get_count=5_000,
 )
 
@@ -236,6 +239,7 @@ TINY = Plan(
     memory_growth=2,
     cold_bytes=4_000_000,
     cold_rounds=1,
+    fill_memory=False,
     get_count=50,
     limit_seconds=60.0,
     buffer_size=100,
