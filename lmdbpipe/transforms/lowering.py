@@ -9,14 +9,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
@@ -24,26 +21,17 @@ from lmdbpipe.errors import TransformError
 from lmdbpipe.transforms import lookup, resample
 from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.compose import Container
-from lmdbpipe.transforms.crops import Crops, Tuples, run
+from lmdbpipe.transforms.crops import Crops, run
 from lmdbpipe.transforms.draws import Draws, ReplayDraws
+from lmdbpipe.transforms.groups import Images, Leaf, batches_of, collect, grouped, size_of
 from lmdbpipe.transforms.opaque import Opaque
-from lmdbpipe.transforms.raw import RawImages
 from lmdbpipe.transforms.step import Params, Spec, Step, spec_of
 from lmdbpipe.transforms.streams import torch_words, torch_words_known
 from lmdbpipe.transforms.table import TABLE
 from lmdbpipe.transforms.windows import Ints
 
-Images = RawImages | Sequence[Image.Image] | Sequence[Tensor] | Tensor
 _OVERRIDES = ("__call__", "forward", "get_params", "make_params", "transform")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-
-
-@dataclass(frozen=True)
-class _Leaf:
-    """Samples that are through: their places in the batch, and a batch or a list of objects."""
-
-    places: Ints
-    result: Batch | Crops | list[Any]
 
 
 class Lowered:
@@ -122,13 +110,13 @@ class Lowered:
         draws = ReplayDraws() if draws is None else draws
         device = None if device is None else torch.device(device)
         leaves = self._replay(images, draws, device) if draws.in_order else self._count(images, draws, device)
-        return _collect(leaves, count, device)
+        return collect(leaves, count, device)
 
     # Draws that do not depend on order: as far as possible at once, then the next step one at a time, and so on.
 
-    def _count(self, images: Images, draws: Draws, device: torch.device | None) -> list[_Leaf]:
-        leaves: list[_Leaf] = []
-        pending: list[tuple[Ints, Batch | Crops | list[Any], int]] = [(*group, 0) for group in _batches(images)]
+    def _count(self, images: Images, draws: Draws, device: torch.device | None) -> list[Leaf]:
+        leaves: list[Leaf] = []
+        pending: list[tuple[Ints, Batch | Crops | list[Any], int]] = [(*group, 0) for group in batches_of(images)]
         while pending:
             places, batch, begin = pending.pop()
             if isinstance(batch, list):
@@ -145,29 +133,29 @@ class Lowered:
                     params, _ = step.decode(words[:, at : at + step.words], batch.spec, batch.size)
                     batch = run(step, batch, params)
                 if end == len(self.steps):
-                    leaves.append(_Leaf(places, batch))
+                    leaves.append(Leaf(places, batch))
                     continue
                 samples = batch.samples()
             if end == len(self.steps):
-                leaves.append(_Leaf(places, samples))
+                leaves.append(Leaf(places, samples))
                 continue
             transform = self.steps[end].t
             with closing(draws.own(places, self._first[end])) as own:  # type: ignore[type-var]
                 results = [transform(sample) for sample, _ in zip(samples, own, strict=True)]
-            pending += [(places[rows], group, end + 1) for rows, group in _grouped(results)]
+            pending += [(places[rows], group, end + 1) for rows, group in grouped(results)]
         return leaves
 
     # Draws in torchvision's order: per sample, all that is not batched and then the parameters of what is.
 
-    def _replay(self, images: Images, draws: Draws, device: torch.device | None) -> list[_Leaf]:
+    def _replay(self, images: Images, draws: Draws, device: torch.device | None) -> list[Leaf]:
         count = len(images)
-        batches = _batches(images)
+        batches = batches_of(images)
         if len(batches) == 1 and isinstance(batches[0][1], Batch):
             places, batch = batches[0]
             assert isinstance(batch, Batch)
             params = self._replay_words(batch) if self._unbatched(0, batch.spec) == len(self.steps) else None
             if params is not None:
-                return [_Leaf(places, self._apply(batch, 0, params, device))]
+                return [Leaf(places, self._apply(batch, 0, params, device))]
         where = {int(place): (group, i) for group in batches for i, place in enumerate(group[0])}
         tails: dict[tuple[int, Spec | None], list[tuple[int, Any, list[Any]]]] = {}
         for place in range(count):
@@ -175,7 +163,7 @@ class Lowered:
             tail, sample, spec = self._replay_head(batch, i)
             ones: list[Any] = []
             if spec is not None:
-                size = sample.size if isinstance(sample, Batch) else _size(sample)
+                size = sample.size if isinstance(sample, Batch) else size_of(sample)
                 at = spec
                 for step in self.steps[tail:]:
                     one, size = step.draw(at, size)
@@ -186,7 +174,7 @@ class Lowered:
         for (tail, spec), members in tails.items():
             places = np.array([place for place, _, _ in members])
             if spec is None:
-                leaves.append(_Leaf(places, [sample for _, sample, _ in members]))
+                leaves.append(Leaf(places, [sample for _, sample, _ in members]))
                 continue
             if tail == 0:
                 group, _ = where[int(places[0])]
@@ -197,7 +185,7 @@ class Lowered:
                 batch = Batch.of_samples(spec, [sample for _, sample, _ in members])
             columns = zip(*(ones for _, _, ones in members), strict=True)
             params = [step.stack(column) for step, column in zip(self.steps[tail:], columns, strict=False)]
-            leaves.append(_Leaf(places, self._apply(batch, tail, params, device)))
+            leaves.append(Leaf(places, self._apply(batch, tail, params, device)))
         return leaves
 
     def _replay_head(self, batch: Batch | list[Any], i: int) -> tuple[int, Any, Spec | None]:
@@ -332,73 +320,3 @@ def _overridden(transform: Any) -> bool:
 
 def _name(transform: Any) -> str:
     return getattr(transform, "__qualname__", None) or type(transform).__qualname__
-
-
-def _batches(images: Images) -> list[tuple[Ints, Batch | list[Any]]]:
-    """Sort what came in by `Spec`."""
-    everything = np.arange(len(images))
-    if isinstance(images, RawImages):
-        if isinstance(images.mode, str):
-            return [(everything, Batch.of_raw(images))]
-        modes = np.array(images.mode)
-        groups = [np.flatnonzero(modes == mode) for mode in dict.fromkeys(images.mode)]
-        return [(rows, Batch.of_raw(_of_mode(images.take(rows)))) for rows in groups]
-    if isinstance(images, Tensor):
-        if images.ndim != 4:
-            raise TransformError(f"a batch of images is [n, C, H, W]; this one is {list(images.shape)}")
-        spec = Spec("tensor", "", images.dtype, images.shape[1])
-        return [(everything, Batch.of_tensors(spec, images.as_subclass(Tensor)))]
-    return _grouped(list(images))
-
-
-def _of_mode(images: RawImages) -> RawImages:
-    return RawImages(images.memory, images.offsets, images.sizes, images.mode_at(0), images.layout, images.palettes)
-
-
-def _grouped(samples: list[Any]) -> list[tuple[Ints, Batch | list[Any]]]:
-    """Sort samples by `Spec`; objects that are no images stay a list."""
-    specs: dict[Spec, list[int]] = {}
-    for i, sample in enumerate(samples):
-        specs.setdefault(spec_of(sample), []).append(i)
-    result: list[tuple[Ints, Batch | list[Any]]] = []
-    for spec, rows in specs.items():
-        members = [samples[i] for i in rows]
-        result.append((np.array(rows), members if spec.kind == "object" else Batch.of_samples(spec, members)))
-    return result
-
-
-def _size(sample: Any) -> tuple[int, int]:
-    if isinstance(sample, Image.Image):
-        return sample.height, sample.width
-    return int(sample.shape[-2]), int(sample.shape[-1])
-
-
-def _collect(leaves: list[_Leaf], count: int, device: torch.device | None) -> Tensor | Sequence[Any]:
-    """Put results in order; one tensor where they are tensors of one shape and dtype."""
-    done: list[tuple[Ints, Any]] = []
-    for leaf in leaves:
-        result: Any = leaf.result
-        if isinstance(result, Crops):
-            result = (result if device is None or result.spec.kind != "tensor" else result.to(device)).results()
-        elif isinstance(result, Batch):
-            if device is not None and result.spec.kind == "tensor":
-                result = result.to(device)
-            image, result = result.spec.image, result.results()
-            if image and len(leaves) > 1:
-                result = [tv_tensors.Image(one) for one in result]
-        elif device is not None:
-            result = [one.to(device) if isinstance(one, Tensor) else one for one in result]
-        done.append((leaf.places, result))
-    if len(done) == 1 and isinstance(done[0][1], Tensor | Tuples):
-        whole: Tensor | Tuples = done[0][1]
-        return whole
-    listed: list[Any] = [None] * count
-    for places, result in done:
-        for place, sample in zip(places.tolist(), result, strict=True):
-            listed[place] = sample
-    first = listed[0]
-    if isinstance(first, Tensor) and all(
-        isinstance(x, Tensor) and x.shape == first.shape and x.dtype == first.dtype for x in listed
-    ):
-        return torch.stack([x.as_subclass(Tensor) for x in listed])
-    return listed
