@@ -149,6 +149,17 @@ def test_workers_ask_for_their_own(worker: int, path: Path, kernel: Kernel) -> N
 
 
 @pytest.mark.usefixtures("_at_once")
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+def test_workers_share_how_far_they_are_ahead(
+    num_workers: int, path: Path, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All workers of a rank together ask as far ahead as one alone."""
+    monkeypatch.setattr("lmdbpipe.stream._AHEAD_BYTES", 16 * STEP)
+    next(runs(path, Workers(0, num_workers), batch_size=8))
+    assert 16 // num_workers <= len(kernel.asked) <= 2 * (16 // num_workers + 3)
+
+
+@pytest.mark.usefixtures("_at_once")
 def test_what_is_there_is_not_asked_for(path: Path, kernel: Kernel) -> None:
     """A file in memory costs two looks for as many batches as are asked for together, and no thread."""
     kernel.cached.update(range(2 * STEPS * STEP // PAGE))

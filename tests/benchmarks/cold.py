@@ -97,7 +97,7 @@ def _take_turns(setting: Setting, file: Path, readers: dict[str, _Reader]) -> No
                     continue
                 still = drop_cache(file)
                 if setting.plan.fill_memory and not fill():
-                    notes.append("cold cache: the free memory could not be filled first")
+                    notes.append("cold cache: not all free memory was filled before each pass")
                 if still is None:
                     notes.append("cold cache: this system does not tell whether the file was cached")
                 elif still > _STILL_COLD:
