@@ -27,6 +27,7 @@ _AHEAD_BYTES = 256 * 1024**2
 """How far ahead of the reading the kernel is asked to read, by the workers of a rank together: with a quarter of it,
 the disk stood still at times."""
 _AHEAD_BATCHES = 128
+"""At most so many: what is known of each, shuffled, is an index a sample."""
 _PIECES = 8
 """Into how many pieces what lies ahead is cut: to ask for each batch by itself costs as much as to find its samples."""
 _RUN = 256
