@@ -225,7 +225,7 @@ def test_a_changed_transform_is_lowered_anew(equal_sizes: Records) -> None:
 def test_what_workers_would_begin_with_is_done_before(equal_sizes: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     """What numba compiles is compiled where a pipeline is made, if it will be used; also for the map-style dataset."""
     prepared: list[bool] = []
-    monkeypatch.setattr("lmdbpipe.transforms.lookup.prepare", lambda: prepared.append(True))
+    monkeypatch.setattr("lmdbpipe.transforms.convert.prepare", lambda: prepared.append(True))
     for transform in (v1.RandomHorizontalFlip(), jitter, None):
         pipeline(equal_sizes, transform)
     pipeline(equal_sizes, None, v1.ToTensor())  # no image

@@ -89,15 +89,11 @@ class Container(Step):
         """Where all its steps are."""
         return all(step.anywhere for chain in self.chains for step in chain.steps)
 
-    @property
-    def computes(self) -> bool:  # type: ignore[override]
-        """Whether any of its steps does."""
-        return any(step.computes for chain in self.chains for step in chain.steps)
-
-    @property
-    def resamples(self) -> bool:  # type: ignore[override]
-        """Whether any of its steps does."""
-        return any(step.resamples for chain in self.chains for step in chain.steps)
+    def prepare(self) -> None:
+        """Prepare all its steps."""
+        for chain in self.chains:
+            for step in chain.steps:
+                step.prepare()
 
     choosing: int = 1
     """Words that the choice needs."""

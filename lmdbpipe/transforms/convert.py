@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from lmdbpipe.transforms.arithmetic import Arithmetic
 from lmdbpipe.transforms.batch import Batch
+from lmdbpipe.transforms.lookup import prepare
 from lmdbpipe.transforms.step import Params, Spec, Step
 
 _LARGEST = {torch.bool: 1, torch.uint8: 255, torch.int8: 127, torch.int16: 32767, torch.uint16: 65535}
@@ -28,10 +29,16 @@ def _tensor(spec: Spec) -> Spec:
     return replace(spec, kind="tensor", mode="", hwc=spec.channels > 1)
 
 
-class ToTensor(Step):
-    """``v1.ToTensor``: bytes become floats in [0, 1]; wider pixels keep their values."""
+class _Computing(Step):
+    """A step that leaves elementwise operations to be done when pixels move."""
 
-    computes = True
+    def prepare(self) -> None:
+        """Load or compile what bytes become floats with."""
+        prepare()
+
+
+class ToTensor(_Computing):
+    """``v1.ToTensor``: bytes become floats in [0, 1]; wider pixels keep their values."""
 
     def accept(self, spec: Spec) -> Spec | str:
         """PIL images."""
@@ -112,10 +119,8 @@ class Identity(PILToTensor):
         return spec
 
 
-class ConvertImageDtype(Step):
+class ConvertImageDtype(_Computing):
     """``v1.ConvertImageDtype``."""
-
-    computes = True
 
     def accept(self, spec: Spec) -> Spec | str:
         """Tensors."""
@@ -190,11 +195,10 @@ class ToDtype(ConvertImageDtypeV2):
         return "scale is set but no dtype is given" if dtype is None and self.scale else dtype
 
 
-class Normalize(Step):
+class Normalize(_Computing):
     """``Normalize`` of both generations, in place in the output buffer."""
 
     images = "lost"
-    computes = True
 
     def accept(self, spec: Spec) -> Spec | str:
         """Tensors of floats, with a mean and std for each channel or one for all."""

@@ -18,7 +18,6 @@ from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
 from lmdbpipe.errors import TransformError
-from lmdbpipe.transforms import lookup, resample
 from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.compose import Container
 from lmdbpipe.transforms.crops import Crops, run
@@ -84,10 +83,8 @@ class Lowered:
 
     def prepare(self) -> None:
         """Load or compile now, once a process, what the first batch would wait for: forked processes inherit it."""
-        if any(step.computes for step in self.steps):
-            lookup.prepare()
-        if any(step.resamples for step in self.steps):
-            resample.prepare()
+        for step in self.steps:
+            step.prepare()
 
     def __call__(
         self, images: Images, draws: Draws | None = None, *, device: torch.device | str | None = None

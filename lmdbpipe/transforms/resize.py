@@ -26,7 +26,7 @@ from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.modes import pixels_of
 from lmdbpipe.transforms.pool import POOL
 from lmdbpipe.transforms.raw import Size
-from lmdbpipe.transforms.resample import FILTERS, resample
+from lmdbpipe.transforms.resample import FILTERS, prepare, resample
 from lmdbpipe.transforms.step import Params, Spec, Step, uniform
 from lmdbpipe.transforms.streams import Words
 from lmdbpipe.transforms.windows import axes, join
@@ -42,10 +42,10 @@ class Resize(Step):
 
     version = 1
 
-    @property
-    def resamples(self) -> bool:  # type: ignore[override]
-        """All but the filter that takes the nearest pixel."""
-        return pil_modes_mapping[_check_interpolation(self.t.interpolation)] in FILTERS
+    def prepare(self) -> None:
+        """For all filters but the one that takes the nearest pixel."""
+        if pil_modes_mapping[_check_interpolation(self.t.interpolation)] in FILTERS:
+            prepare()
 
     @property
     def anywhere(self) -> bool:

@@ -97,10 +97,6 @@ class Step:
 
     images = "sometimes lost"
     """What becomes of an `Image` where this is a class of version 1: ``"kept"``, ``"lost"`` or ``"sometimes lost"``."""
-    computes = False
-    """Whether it leaves elementwise operations to be done when pixels move."""
-    resamples = False
-    """Whether it resizes bytes as PIL does."""
     exact = True
     """Whether resizing must be PIL's; set by `lower`."""
 
@@ -114,6 +110,9 @@ class Step:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.t).__name__})"
+
+    def prepare(self) -> None:
+        """Load or compile what the first batch would wait for; see `Lowered.prepare`."""
 
     def infer(self, spec: Spec) -> Spec | str:
         """Say what comes out for what comes in, or in words why it is not batched."""

@@ -16,7 +16,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import transforms as v1
 
 from lmdbpipe.errors import TransformError
-from lmdbpipe.transforms import RawImages, lower, passes, resample
+from lmdbpipe.transforms import RawImages, lower, passes, resample, resize
 from lmdbpipe.transforms.arithmetic import LEVELS
 from lmdbpipe.transforms.gather import one
 from lmdbpipe.transforms.modes import image_of, pixels_of
@@ -195,7 +195,7 @@ def test_prepared_is_what_is_used(fresh_kernel: None) -> None:
 def test_what_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipeline that resizes prepares it; others do not."""
     prepared: list[bool] = []
-    monkeypatch.setattr(resample, "prepare", lambda: prepared.append(True))
+    monkeypatch.setattr(resize, "prepare", lambda: prepared.append(True))
     nearest = v1.Resize(8, interpolation=InterpolationMode.NEAREST)
     for transform in (v1.RandomHorizontalFlip(), nearest):
         lower(transform).prepare()
