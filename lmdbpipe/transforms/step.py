@@ -193,6 +193,13 @@ def uniform(words: Words) -> np.ndarray[Any, np.dtype[np.float64]]:
     return (words & np.uint32(0xFFFFFF)) * np.float64(2**-24)
 
 
+def between(words: Words, low: Any, high: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The numbers that ``torch.Tensor.uniform_`` makes of words: float32 in [low, high), as float64."""
+    low, high = np.float32(low), np.float32(high)
+    numbers: np.ndarray[Any, np.dtype[np.float64]] = uniform(words).astype(np.float32) * (high - low) + low
+    return numbers.astype(np.float64)
+
+
 def below(words: Words, p: float, *, as_tensor: bool) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Whether ``torch.rand(1) < p``; comparing as a tensor rounds p to float32 first, comparing an item does not."""
     return uniform(words) < (float(np.float32(p)) if as_tensor else p)

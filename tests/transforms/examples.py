@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torchvision import transforms as v1
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms import transforms as v1
 
 MEAN, STD = (0.49, 0.48, 0.44), (0.24, 0.25, 0.26)
 
@@ -115,6 +115,58 @@ def _orders(module: Any) -> tuple[Callable[[], Any], ...]:
     )
 
 
+def _policies(module: Any) -> tuple[Callable[[], Any], ...]:
+    return (
+        module.AutoAugment,
+        lambda: module.AutoAugment(module.AutoAugmentPolicy.CIFAR10),
+        lambda: module.AutoAugment(module.AutoAugmentPolicy.SVHN, fill=[9, 0, 300]),
+        lambda: module.AutoAugment(interpolation=InterpolationMode.BILINEAR),
+    )
+
+
+def _augments(module: Any) -> dict[type, tuple[Callable[[], Any], ...]]:
+    return {
+        module.AutoAugment: _policies(module),
+        module.ColorJitter: (
+            lambda: module.ColorJitter(0.4, 0.5, 0.6, 0.2),
+            lambda: module.ColorJitter(brightness=(0.0, 3.0)),
+            lambda: module.ColorJitter(contrast=2.0, hue=(-0.5, 0.5)),
+            lambda: module.ColorJitter(saturation=(2, 2)),
+            module.ColorJitter,
+        ),
+        module.RandAugment: (
+            module.RandAugment,
+            lambda: module.RandAugment(4, magnitude=30, fill=99),
+            lambda: module.RandAugment(0),
+            lambda: module.RandAugment(1, magnitude=5, num_magnitude_bins=7, fill=[1, 2, 3]),
+        ),
+        module.RandomAdjustSharpness: (
+            lambda: module.RandomAdjustSharpness(2.5, p=0.6),
+            lambda: module.RandomAdjustSharpness(0.3, p=1.0),
+        ),
+        module.RandomAffine: (
+            lambda: module.RandomAffine(30, (0.2, 0.4), (0.6, 1.5), 20),
+            lambda: module.RandomAffine(0, (0.5, 0.0), fill=(3, 2, 1)),
+            lambda: module.RandomAffine((-5, 80), shear=(-9, 9, -30, 30), center=(2, 7)),
+            lambda: module.RandomAffine(9, scale=(1e-4, 1e-3), fill=8),
+            lambda: module.RandomAffine(9, interpolation=InterpolationMode.BILINEAR),
+        ),
+        module.RandomEqualize: (lambda: module.RandomEqualize(0.6), lambda: module.RandomEqualize(1.0)),
+        module.RandomRotation: (
+            lambda: module.RandomRotation(40),
+            lambda: module.RandomRotation((90, 90), fill=7),
+            lambda: module.RandomRotation((180, 180)),
+            lambda: module.RandomRotation((0, 0), center=(3, 1)),
+            lambda: module.RandomRotation(180, center=(1, 8), fill=(1, 2, 3)),
+            lambda: module.RandomRotation(30, expand=True),
+        ),
+        module.TrivialAugmentWide: (
+            module.TrivialAugmentWide,
+            lambda: module.TrivialAugmentWide(9, fill=[200]),
+        ),
+    }
+
+
 def _colors(module: Any) -> dict[type, tuple[Callable[[], Any], ...]]:
     return {
         module.Grayscale: (lambda: module.Grayscale(1), lambda: module.Grayscale(3)),
@@ -160,6 +212,7 @@ def _both(module: Any) -> dict[type, tuple[Callable[[], Any], ...]]:
         module.RandomVerticalFlip: _flips("RandomVerticalFlip", module),
         module.Resize: _resizes(module),
         module.TenCrop: (lambda: module.TenCrop((3, 4)), lambda: module.TenCrop([5], vertical_flip=True)),
+        **_augments(module),
         **_colors(module),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lmdbpipe.transforms import RawImages, ReplayDraws, lookup, lower, resample
+from lmdbpipe.transforms import RawImages, ReplayDraws, edits, lookup, lower, resample
 from lmdbpipe.transforms.modes import MODES, image_of, pixels_of
 
 MODE_NAMES = ("1", "CMYK", "F", "HSV", "I", "I;16", "L", "LA", "LAB", "P", "RGB", "RGBA", "YCbCr")
@@ -74,7 +74,10 @@ def states() -> tuple[Any, ...]:
 @contextmanager
 def without_numba() -> Iterator[None]:
     """Compute as where numba is not installed."""
-    with mock.patch.object(lookup, "_kernel", lambda: None), mock.patch.object(resample, "_kernel", lambda: None):
+    nothing: Any = lambda: None  # noqa: E731
+    with ExitStack() as stack:
+        for module, name in ((lookup, "_kernel"), (resample, "_kernel"), (edits, "compiled")):
+            stack.enter_context(mock.patch.object(module, name, nothing))
         yield
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchvision.transforms import transforms as v1
+from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from lmdbpipe.errors import ConfigError
@@ -134,6 +134,93 @@ def test_erasing_distribution() -> None:
     areas = [one[2] * one[3] for one in theirs if one[4] is not blank]
     mine = [one.height * one.width for one in ours if one is not None]
     assert abs(np.mean(mine) - np.mean(areas)) < 5 * np.std(areas) / len(areas) ** 0.5
+
+
+def _chosen(transform: Any) -> Any:
+    """The operations and values that many PIL images of 32x32 get: [n, k, 7]."""
+    step = lower(transform).steps[0]
+    words = CounterDraws(3, 0, np.arange(COUNT)).words(np.arange(COUNT), 0, step.words)
+    return step.decode(words, Spec.pil("RGB"), (32, 32))[0]
+
+
+def _assert_equally_often(values: Any, kinds: int) -> None:
+    """As many kinds, all as likely: chi squared within four of its standard deviations."""
+    found, counts = np.unique(values, return_counts=True, axis=0)
+    assert len(found) == kinds
+    expected = len(values) / kinds
+    assert ((counts - expected) ** 2 / expected).sum() < kinds - 1 + 4 * (2 * (kinds - 1)) ** 0.5
+
+
+def _assert_uniform(values: Any, low: float, high: float) -> None:
+    """Numbers fill an interval evenly: none outside, a twentieth of them in every twentieth."""
+    assert low <= values.min() < low + (high - low) / 100
+    assert high >= values.max() > high - (high - low) / 100
+    _assert_equally_often(np.minimum((values - low) / (high - low) * 20, 19).astype(int), 20)
+
+
+@pytest.mark.parametrize("module", [v1, v2])
+def test_jitter_distribution(module: Any) -> None:
+    """Every order is as likely, and each factor fills its range, independently of the others."""
+    edits = _chosen(module.ColorJitter(0.4, (0.5, 3.0), 1.5, 0.3))
+    _assert_equally_often(edits[:, :, 0], 24)
+    factors = [edits[edits[:, :, 0] == operation, 1] for operation in (1, 2, 3, 4)]
+    for values, (low, high) in zip(factors[:3], ((0.6, 1.4), (0.5, 3.0), (0.0, 2.5)), strict=True):
+        _assert_uniform(values, low, high)
+    shifts = (factors[3] + 128) % 256 - 128
+    assert (shifts.min(), shifts.max()) == (-76, 76)  # 0.3 of 255, cut off
+    assert abs(shifts.mean()) < 5 * shifts.std() / COUNT**0.5
+    assert np.abs(np.corrcoef(factors) - np.eye(4)).max() < 5 / COUNT**0.5
+
+
+@pytest.mark.parametrize("module", [v1, v2])
+def test_augment_distributions(module: Any) -> None:
+    """Operations, magnitudes and signs are as likely as torchvision makes them."""
+    first, second = _chosen(module.RandAugment(2)).transpose(1, 0, 2)
+    for edits in (first, second):
+        kinds = np.minimum(edits[:, 0], 11)
+        share = np.bincount(kinds.astype(int), minlength=12) / COUNT
+        expected = np.array([1, 1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 5]) / 14  # five are affine
+        assert np.abs(share - expected).max() < 4 * (0.25 / COUNT) ** 0.5
+    assert abs(np.corrcoef(first[:, 0], second[:, 0])[0, 1]) < 5 / COUNT**0.5
+    factors = first[first[:, 0] == 1, 1]
+    _assert_equally_often(factors.round(3), 2)  # a magnitude and its negative
+    wide = _chosen(module.TrivialAugmentWide())[:, 0]
+    factors = wide[wide[:, 0] == 1, 1]
+    _assert_equally_often(np.abs(factors - 1).round(3), 31)
+    assert abs((factors > 1).mean() - 15 / 31) < 4 * (0.25 / len(factors)) ** 0.5
+
+
+@pytest.mark.parametrize("module", [v1, v2])
+def test_policy_distribution(module: Any) -> None:
+    """Policies are as likely as each other, and their parts as the policies say."""
+    transform = module.AutoAugment(module.AutoAugmentPolicy.CIFAR10)
+    step: Any = lower(transform).steps[0]
+    policies = step.policies
+    expected = np.zeros(12)
+    names = {"Brightness": 1, "Contrast": 2, "Color": 3, "Sharpness": 5, "AutoContrast": 6, "Equalize": 7}
+    names |= {"Invert": 8, "Posterize": 9, "Solarize": 10}
+    for policy in policies:
+        for name, chance, _ in policy:
+            expected[names.get(name, 11)] += chance / len(policies)
+            expected[0] += (1 - chance) / len(policies)
+    counts = np.bincount(_chosen(transform)[:, :, 0].astype(int).ravel(), minlength=12) / COUNT
+    assert np.abs(counts - expected).max() < 5 * (0.5 / COUNT) ** 0.5
+
+
+@pytest.mark.parametrize("module", [v1, v2])
+def test_map_distributions(module: Any) -> None:
+    """Angles, places, scales and shears fill their ranges."""
+    turned = _chosen(module.RandomRotation((-10, 80)))[:, 0]
+    _assert_uniform(np.degrees(np.arctan2(turned[:, 4], turned[:, 1])), -10, 80)
+    moved = _chosen(module.RandomAffine(0, (0.25, 0.5)))[:, 0]
+    for column, most in ((3, 8), (6, 16)):
+        places = moved[:, column]
+        assert np.array_equal(np.unique(places), np.arange(-most, most + 1))
+        assert abs(places.mean()) < 5 * places.std() / COUNT**0.5
+    _assert_uniform(1 / _chosen(module.RandomAffine(0, scale=(0.5, 2.0)))[:, 0, 1], 0.5, 2.0)
+    sheared = _chosen(module.RandomAffine(0, shear=(-20, 20, 5, 10)))[:, 0]
+    _assert_uniform(np.degrees(np.arctan(sheared[:, 2])), -20, 20)
+    _assert_uniform(np.degrees(np.arctan(sheared[:, 4])), 5, 10)
 
 
 @pytest.mark.parametrize("cls", [cls for cls in TABLE if lower(EXAMPLES[cls][0]()).steps[0].draws])

@@ -1,0 +1,157 @@
+"""Operations on bytes with Pillow's bits, many times as fast as Pillow where numba is installed (the extra ``jit``).
+
+Which operations, and with what values, may differ from image to image. They are done in place where the installed
+Pillow has been seen to give the same bits (`compiled`), elsewhere by Pillow itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from lmdbpipe.transforms.batch import Batch
+from lmdbpipe.transforms.modes import image_of, pixels_of
+from lmdbpipe.transforms.operations import Edit, Operation, by_pil, make_edit
+from lmdbpipe.transforms.step import Params, Spec, Step
+
+Edits = NDArray[np.float64]
+"""For n images, k operations each: [n, k, 7], as `Edit` has them."""
+_FIXED = 32768.0
+"""Places that Pillow's fixed-point arithmetic reaches; beyond, it computes with floats."""
+
+
+class Edited(Step):
+    """A step that does operations of Pillow's; its parameters are `Edits`."""
+
+    draws = True
+
+    @property
+    def anywhere(self) -> bool:
+        """The CPU computes."""
+        return False
+
+    def accept(self, spec: Spec) -> Spec | str:
+        """PIL images of modes L and RGB."""
+        if spec.kind != "pil":
+            return "tensors are left to torchvision"
+        return spec if spec.mode in ("L", "RGB") else f"mode {spec.mode} is left to PIL"
+
+    def fixed(self, spec: Spec, size: Any) -> int | None:
+        """It varies."""
+        return None
+
+    def stack(self, ones: Sequence[Sequence[Edit]]) -> Params:
+        """Give `Edits` of as many operations for each image."""
+        return np.array(ones, np.float64).reshape(len(ones), -1, 7)
+
+    def fill(self, spec: Spec) -> tuple[int, ...]:
+        """The colour of pixels from outside."""
+        return (0,) * spec.channels
+
+    def prepare(self) -> None:
+        """Load or compile what images are edited with."""
+        compiled()
+
+    def apply(self, batch: Batch, params: Params) -> Batch:
+        """Edit every image."""
+        done: Any = batch.now().source
+        edit(done, batch.spec.mode, params, self.fill(batch.spec))
+        return Batch.of_tensors(batch.spec, done, owned=True)
+
+
+def edit(pixels: Tensor | list[Tensor], mode: str, edits: Edits, fill: tuple[int, ...]) -> None:
+    """Edit images in place.
+
+    Args:
+        pixels: uint8 [n, C, H, W], or n of [C, H, W], contiguous.
+        mode: L or RGB.
+        edits: Each image's own.
+        fill: The colour of pixels from outside.
+    """
+    if not isinstance(pixels, Tensor):
+        for one, own in zip(pixels, edits, strict=True):
+            edit(one[None], mode, own[None], fill)
+    elif compiled() and _near(edits, pixels.shape[2:]):
+        _run(pixels.numpy(), edits, fill)
+    else:
+        for one, own in zip(pixels, edits.tolist(), strict=True):
+            image = image_of(one.permute(1, 2, 0).numpy(), mode)
+            for single in own:
+                image = by_pil(image, single, fill)
+            one.copy_(torch.from_numpy(pixels_of(image)).permute(2, 0, 1))
+
+
+@cache
+def compiled() -> bool:
+    """Whether there is numba, and the installed Pillow gives the bits that it gives here: tried once a process."""
+    if _kernel() is None:
+        return False
+    rng = np.random.default_rng(20_011)
+    factors = (Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR, Operation.SHARPNESS)
+    edits = [
+        *(make_edit(*pair) for pair in product(factors, (0.0, 0.1, 0.37, 0.7, 0.99, 1.01, 1.3, 1.7, 3.1))),
+        *(make_edit(Operation.HUE, shift) for shift in (0, 31, 200)),
+        *(make_edit(operation) for operation in (Operation.AUTOCONTRAST, Operation.EQUALIZE, Operation.INVERT)),
+        *(make_edit(Operation.POSTERIZE, bits) for bits in (1, 4, 8)),
+        *(make_edit(Operation.SOLARIZE, threshold) for threshold in (0.0, 99.5, 255.0)),
+        make_edit(Operation.AFFINE, 1, 0, 3, 0, 1, -2),
+        make_edit(Operation.AFFINE, 1.1, 0, -3.3, 0, 0.7, 2.6),
+        make_edit(Operation.AFFINE, 0.8, 0.6, -7.1, -0.6, 0.8, 13.9),
+    ]
+    for mode, fill in (("L", (9,)), ("RGB", (7, 8, 9))):
+        pixels = rng.integers(0, 256, (41, 53, len(fill)), np.uint8)
+        pixels[:20] = pixels[:20] // 4 + 60
+        images = np.repeat(pixels.transpose(2, 0, 1)[None], len(edits), axis=0)
+        _run(images, np.array(edits)[:, None], fill)
+        for own, ours in zip(edits, images, strict=True):
+            theirs = pixels_of(by_pil(image_of(pixels, mode), own, fill))
+            if not np.array_equal(ours, theirs.transpose(2, 0, 1)):
+                return False
+    return True
+
+
+def _near(edits: Edits, size: Sequence[int]) -> bool:
+    """Whether all corners of images of (height, width) come from places that Pillow finds by fixed-point arithmetic."""
+    maps = edits[edits[..., 0] == Operation.AFFINE, 1:].reshape(-1, 2, 3)
+    height, width = size
+    corners = np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
+    return bool((np.abs(maps @ corners) < _FIXED).all())
+
+
+def _run(images: NDArray[np.uint8], edits: Edits, fill: tuple[int, ...]) -> None:
+    """Let the kernel edit images [n, C, H, W] of one size."""
+    flat = images.view()
+    flat.shape = (*images.shape[:2], -1)  # an error rather than a copy, if they do not lie together
+    _kernel()(flat, images.shape[3], np.ascontiguousarray(edits), np.array(fill, np.uint8))
+
+
+@cache
+def _kernel() -> Any:
+    try:
+        from lmdbpipe.transforms import editing  # noqa: PLC0415 it needs numba
+    except ImportError:
+        return None
+    return editing.edit
+
+
+def colour(fill: Any, mode: str) -> tuple[int, ...]:
+    """The bytes that Pillow makes of a colour, as torchvision's transforms take it: a number, some, or None for 0.
+
+    Raises:
+        ValueError, TypeError: It is none of this mode.
+    """
+    channels = len(mode)
+    values = [0] if fill is None else list(fill) if isinstance(fill, (list, tuple)) else [fill]
+    if len(values) not in (1, channels):
+        raise ValueError(f"{len(values)} values are no colour of mode {mode}")
+    whole = tuple(int(value) for value in values * (channels // len(values)))
+    pixels: list[int] = pixels_of(Image.new(mode, (1, 1), whole if channels > 1 else whole[0])).ravel().tolist()
+    return tuple(pixels)

@@ -1,0 +1,101 @@
+"""Operations on PIL images that take a few numbers, and what Pillow does for each."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Sequence
+
+from PIL import Image, ImageEnhance, ImageOps
+from torchvision.transforms.functional import _get_inverse_affine_matrix
+
+Edit = tuple[float, float, float, float, float, float, float]
+"""The number of an `Operation`, and its values; zeros where it has fewer than six."""
+
+
+class Operation(enum.IntEnum):
+    """An operation on images of mode L or RGB."""
+
+    IDENTITY = 0
+    BRIGHTNESS = 1
+    """By a factor, as the following two."""
+    CONTRAST = 2
+    COLOR = 3
+    """Saturation."""
+    HUE = 4
+    """By a shift, 0 to 255 for a whole turn."""
+    SHARPNESS = 5
+    """By a factor."""
+    AUTOCONTRAST = 6
+    EQUALIZE = 7
+    INVERT = 8
+    POSTERIZE = 9
+    """To a number of bits."""
+    SOLARIZE = 10
+    """From a threshold on."""
+    AFFINE = 11
+    """By the coefficients of ``Image.Transform.AFFINE`` and the nearest pixel."""
+
+
+def make_edit(operation: Operation, *values: float) -> Edit:
+    """Put an operation and its values together."""
+    return (float(operation), *map(float, values), *([0.0] * (6 - len(values))))  # type: ignore[return-value]
+
+
+def affine(
+    size: tuple[int, int],
+    angle: float = 0.0,
+    translate: Sequence[float] = (0, 0),
+    scale: float = 1.0,
+    shear: Sequence[float] = (0.0, 0.0),
+    center: Sequence[float] | None = None,
+) -> Edit:
+    """As torchvision's ``affine`` of images of (height, width): angles in degrees."""
+    middle = [size[1] * 0.5, size[0] * 0.5] if center is None else list(center)
+    return make_edit(Operation.AFFINE, *_get_inverse_affine_matrix(middle, angle, list(translate), scale, list(shear)))
+
+
+def rotation(size: tuple[int, int], angle: float, center: Sequence[float] | None = None) -> Edit:
+    """As ``Image.rotate`` of images of (height, width), which stay as large: degrees, anticlockwise."""
+    turn = -math.radians(angle % 360.0)
+    a, b, d, e = (round(part, 15) for part in (math.cos(turn), math.sin(turn), -math.sin(turn), math.cos(turn)))
+    x, y = (size[1] / 2, size[0] / 2) if center is None else center
+    return make_edit(Operation.AFFINE, a, b, a * -x + b * -y + x, d, e, d * -x + e * -y + y)
+
+
+def by_pil(image: Image.Image, edit: Sequence[float], fill: tuple[int, ...]) -> Image.Image:
+    """Let Pillow do it.
+
+    Args:
+        image: Of mode L or RGB.
+        edit: An `Edit`.
+        fill: The colour of pixels from outside.
+    """
+    operation, *values = edit
+    if operation == Operation.AFFINE:
+        colour = fill if len(fill) > 1 else fill[0]
+        return image.transform(image.size, Image.Transform.AFFINE, values, fillcolor=colour)
+    return _BY_PIL[Operation(int(operation))](image, values[0])
+
+
+def _shift_hue(image: Image.Image, shift: float) -> Image.Image:
+    if image.mode == "L":
+        return image
+    hue, saturation, value = image.convert("HSV").split()
+    hue = hue.point([(level + int(shift)) % 256 for level in range(256)])
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+
+
+_BY_PIL: dict[Operation, Callable[[Image.Image, float], Image.Image]] = {
+    Operation.IDENTITY: lambda image, _: image,
+    Operation.BRIGHTNESS: lambda image, factor: ImageEnhance.Brightness(image).enhance(factor),
+    Operation.CONTRAST: lambda image, factor: ImageEnhance.Contrast(image).enhance(factor),
+    Operation.COLOR: lambda image, factor: ImageEnhance.Color(image).enhance(factor),
+    Operation.HUE: _shift_hue,
+    Operation.SHARPNESS: lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor),
+    Operation.AUTOCONTRAST: lambda image, _: ImageOps.autocontrast(image),
+    Operation.EQUALIZE: lambda image, _: ImageOps.equalize(image),
+    Operation.INVERT: lambda image, _: ImageOps.invert(image),
+    Operation.POSTERIZE: lambda image, bits: ImageOps.posterize(image, int(bits)),
+    Operation.SOLARIZE: ImageOps.solarize,  # type: ignore[dict-item]
+}
