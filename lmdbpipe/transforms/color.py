@@ -6,6 +6,7 @@ PIL works by look-up table, and makes grey as ``(19595 R + 38470 G + 7471 B + 32
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,9 @@ from torchvision.transforms import functional as v1
 from torchvision.transforms.v2 import functional as v2
 
 from lmdbpipe.transforms.batch import Batch
+from lmdbpipe.transforms.edits import Edited, compiled, edit_alike
+from lmdbpipe.transforms.gather import near
+from lmdbpipe.transforms.operations import Operation, make_edit
 from lmdbpipe.transforms.raw import Size
 from lmdbpipe.transforms.step import Params, Spec, Step, below
 from lmdbpipe.transforms.streams import Words
@@ -30,6 +34,9 @@ def _grey(x: Tensor) -> Tensor:
 
 
 def _like_pil(x: Tensor, channels: int) -> Tensor:
+    if x.shape[-3] == 3 and near(x.device) and compiled():
+        edit_alike(x, make_edit(Operation.COLOR, 0.0))
+        return x if channels == 3 else x[..., :1, :, :].contiguous()
     grey = _grey(x) if x.shape[-3] == 3 else x
     return grey if channels == 1 else grey.expand(*x.shape[:-3], channels, *x.shape[-2:]).contiguous()
 
@@ -44,6 +51,8 @@ def _grey_reason(spec: Spec) -> str | None:
 
 class Grayscale(Step):
     """``v1.Grayscale``."""
+
+    prepare = Edited.prepare
 
     @staticmethod
     def kernel(x: Tensor, channels: int) -> Tensor:
@@ -119,6 +128,7 @@ class Chance(Step):
 class RandomGrayscale(Chance):
     """``v1.RandomGrayscale``."""
 
+    prepare = Edited.prepare
     kernel = staticmethod(Grayscale.kernel)
 
     def accept(self, spec: Spec) -> Spec | str:
@@ -193,17 +203,16 @@ class RandomSolarize(_Table):
         """Invert from the threshold on."""
         threshold = self.t.threshold
         if spec.dtype == torch.uint8:
-            table = torch.tensor([i if i < threshold else 255 - i for i in range(256)], dtype=torch.uint8)
-            return _look_up(table) if spec.kind == "pil" else lambda x: torch.where(x >= threshold, ~x, x)
+            if spec.kind == "pil":  # which takes any number
+                threshold = max(math.ceil(threshold), 0)
+            return lambda x: x if threshold > 255 else (x >= threshold).view(torch.uint8).neg_().bitwise_xor_(x)
         return lambda x: v1.solarize(x, threshold)
-
-
-def _look_up(table: Tensor) -> Function:
-    return lambda x: table.to(x.device, non_blocking=True)[x.to(torch.int64)]
 
 
 class RandomAutocontrast(_Table):
     """``v1.RandomAutocontrast``."""
+
+    prepare = Edited.prepare
 
     def function(self, spec: Spec) -> Function:
         """Stretch every channel."""
@@ -217,6 +226,8 @@ def _stretch(x: Tensor) -> Tensor:
     """Pillow's ``ImageOps.autocontrast``: a table for each channel of each image, truncated to integers."""
     if not x.numel():
         return x
+    if near(x.device) and compiled():
+        return edit_alike(x, make_edit(Operation.AUTOCONTRAST))
     low, high = (edge.to(torch.float64).unsqueeze(-1) for edge in (x.amin((-2, -1)), x.amax((-2, -1))))
     levels = torch.arange(256, dtype=torch.float64, device=x.device)
     scale = torch.full_like(high, 255.0) / (high - low)  # a plain number would be multiplied by the reciprocal

@@ -89,6 +89,22 @@ def edit(pixels: Tensor | list[Tensor], mode: str, edits: Edits, fill: tuple[int
             one.copy_(torch.from_numpy(pixels_of(image)).permute(2, 0, 1))
 
 
+def edit_alike(pixels: Tensor, own: Edit) -> Tensor:
+    """Do one operation to all of some images in place.
+
+    Args:
+        pixels: uint8 [..., C, H, W] of mode L or RGB, contiguous.
+        own: Which.
+
+    Returns:
+        The same tensor.
+    """
+    images = pixels.view(-1, *pixels.shape[-3:])
+    mode = "L" if images.shape[1] == 1 else "RGB"
+    edit(images, mode, np.tile(own, (len(images), 1, 1)), (0,) * images.shape[1])
+    return pixels
+
+
 @cache
 def compiled() -> bool:
     """Whether there is numba, and the installed Pillow gives the bits that it gives here: tried once a process."""

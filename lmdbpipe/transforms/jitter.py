@@ -6,11 +6,10 @@ from itertools import permutations
 from typing import Any
 
 import numpy as np
-import torch
 
 from lmdbpipe.transforms.color import Chance, Function
-from lmdbpipe.transforms.edits import Edited, edit
-from lmdbpipe.transforms.operations import Operation, make_edit
+from lmdbpipe.transforms.edits import Edited, edit_alike
+from lmdbpipe.transforms.operations import Edit, Operation, make_edit
 from lmdbpipe.transforms.raw import Size
 from lmdbpipe.transforms.step import Params, Spec, between
 from lmdbpipe.transforms.streams import Words
@@ -86,25 +85,19 @@ class _Single(Chance):
     accept = Edited.accept
     prepare = Edited.prepare
 
-    def operation(self) -> tuple[float, ...]:
+    def operation(self) -> Edit:
         """Which, and with what values."""
         raise NotImplementedError
 
     def function(self, spec: Spec) -> Function:
         """Edit in place what nobody else holds."""
-
-        def function(x: torch.Tensor) -> torch.Tensor:
-            images = x if x.ndim == 4 else x[None]
-            edit(images, spec.mode, np.tile(self.operation(), (len(images), 1, 1)), (0,) * spec.channels)
-            return x
-
-        return function
+        return lambda x: edit_alike(x, self.operation())
 
 
 class RandomAdjustSharpness(_Single):
     """``v1.RandomAdjustSharpness``."""
 
-    def operation(self) -> tuple[float, ...]:
+    def operation(self) -> Edit:
         """By its factor."""
         return make_edit(Operation.SHARPNESS, self.t.sharpness_factor)
 
@@ -118,7 +111,7 @@ class RandomAdjustSharpnessV2(RandomAdjustSharpness):
 class RandomEqualize(_Single):
     """``v1.RandomEqualize``."""
 
-    def operation(self) -> tuple[float, ...]:
+    def operation(self) -> Edit:
         """It has no values."""
         return make_edit(Operation.EQUALIZE)
 

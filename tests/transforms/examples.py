@@ -178,6 +178,8 @@ def _colors(module: Any) -> dict[type, tuple[Callable[[], Any], ...]]:
             lambda: module.RandomSolarize(100),
             lambda: module.RandomSolarize(0.5, p=0.7),
             lambda: module.RandomSolarize(256),
+            lambda: module.RandomSolarize(254.5, p=1.0),
+            lambda: module.RandomSolarize(-2),
         ),
     }
 

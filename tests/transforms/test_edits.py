@@ -188,6 +188,8 @@ def test_prepared_is_what_is_used(fresh_kernel: None) -> None:
     kernel: Any = editing.edit
     assert len(kernel.signatures) == 1
     test_in_a_pipeline(v2, True)
+    for transform in (v1.Grayscale(), v1.RandomAutocontrast(1.0), v1.RandomAdjustSharpness(2, p=1.0)):
+        lower(transform)(pack(make_images("RGB", [(20, 30)] * 4, 0)))
     assert len(kernel.signatures) == 1
 
 
