@@ -30,29 +30,29 @@ def _shear(magnitude: float) -> float:
     return math.degrees(math.atan(magnitude))
 
 
-_EDITS: dict[str, Callable[[float, Shape], Edit]] = {
-    "AutoContrast": lambda _, __: make_edit(Operation.AUTOCONTRAST),
-    "Brightness": lambda magnitude, _: make_edit(Operation.BRIGHTNESS, 1.0 + magnitude),
-    "Color": lambda magnitude, _: make_edit(Operation.COLOR, 1.0 + magnitude),
-    "Contrast": lambda magnitude, _: make_edit(Operation.CONTRAST, 1.0 + magnitude),
-    "Equalize": lambda _, __: make_edit(Operation.EQUALIZE),
-    "Identity": lambda _, __: make_edit(Operation.IDENTITY),
-    "Invert": lambda _, __: make_edit(Operation.INVERT),
-    "Posterize": lambda magnitude, _: make_edit(Operation.POSTERIZE, int(magnitude)),
-    "Rotate": lambda magnitude, size: rotation(size, magnitude),
-    "Sharpness": lambda magnitude, _: make_edit(Operation.SHARPNESS, 1.0 + magnitude),
-    "ShearX": lambda magnitude, size: affine(size, shear=(_shear(magnitude), 0.0), center=(0, 0)),
-    "ShearY": lambda magnitude, size: affine(size, shear=(0.0, _shear(magnitude)), center=(0, 0)),
-    "Solarize": lambda magnitude, _: make_edit(Operation.SOLARIZE, magnitude),
-    "TranslateX": lambda magnitude, size: affine(size, translate=(int(magnitude), 0)),
-    "TranslateY": lambda magnitude, size: affine(size, translate=(0, int(magnitude))),
+_EDITS: dict[str, Callable[[float, Shape, Operation], Edit]] = {
+    "AutoContrast": lambda *_: make_edit(Operation.AUTOCONTRAST),
+    "Brightness": lambda magnitude, *_: make_edit(Operation.BRIGHTNESS, 1.0 + magnitude),
+    "Color": lambda magnitude, *_: make_edit(Operation.COLOR, 1.0 + magnitude),
+    "Contrast": lambda magnitude, *_: make_edit(Operation.CONTRAST, 1.0 + magnitude),
+    "Equalize": lambda *_: make_edit(Operation.EQUALIZE),
+    "Identity": lambda *_: make_edit(Operation.IDENTITY),
+    "Invert": lambda *_: make_edit(Operation.INVERT),
+    "Posterize": lambda magnitude, *_: make_edit(Operation.POSTERIZE, int(magnitude)),
+    "Rotate": lambda magnitude, size, by: rotation(size, magnitude, operation=by),
+    "Sharpness": lambda magnitude, *_: make_edit(Operation.SHARPNESS, 1.0 + magnitude),
+    "ShearX": lambda magnitude, size, by: affine(size, shear=(_shear(magnitude), 0.0), center=(0, 0), operation=by),
+    "ShearY": lambda magnitude, size, by: affine(size, shear=(0.0, _shear(magnitude)), center=(0, 0), operation=by),
+    "Solarize": lambda magnitude, *_: make_edit(Operation.SOLARIZE, magnitude),
+    "TranslateX": lambda magnitude, size, by: affine(size, translate=(int(magnitude), 0), operation=by),
+    "TranslateY": lambda magnitude, size, by: affine(size, translate=(0, int(magnitude)), operation=by),
 }
 
 
 @lru_cache(maxsize=4096)
-def _edit(name: str, magnitude: float, size: Shape) -> Edit:
-    """What an operation by torchvision's name does to images of a size."""
-    return _EDITS[name](magnitude, size)
+def _edit(name: str, magnitude: float, size: Shape, by: Operation) -> Edit:
+    """What an operation by torchvision's name does to images of a size; one of `MAPS` says how pixels are found."""
+    return _EDITS[name](magnitude, size, by)
 
 
 @lru_cache(maxsize=256)
@@ -78,6 +78,10 @@ class Augment(Turning):
         """How many magnitudes there are."""
         return self.t.num_magnitude_bins  # type: ignore[no-any-return]
 
+    def numbers(self, words: Words) -> list[list[Any]]:
+        """The words themselves."""
+        return words.tolist()  # type: ignore[no-any-return]
+
     def space(self, size: Shape) -> Space:
         """Its table, for images of (height, width)."""
         return _space(type(self.t), self.bins, size)  # type: ignore[arg-type]
@@ -86,7 +90,7 @@ class Augment(Turning):
         """An operation of the table, by the number of its magnitude and the sign, where it has them."""
         magnitudes, signed = self.space(size)[name]
         magnitude = 0.0 if number is None or not magnitudes else magnitudes[number]
-        return _edit(name, -magnitude if signed and negative else magnitude, size)
+        return _edit(name, -magnitude if signed and negative else magnitude, size, self.operation)
 
     def below(self, count: int) -> int:
         """Draw a number below another one by the call that torchvision makes."""
@@ -108,10 +112,10 @@ class RandAugment(Augment):
         more = counter_words(seeds[:, 0] << np.uint64(32) | seeds[:, 1], 0, 2 * self.t.num_ops)
         return super().decode(more, spec, size)
 
-    def chosen(self, words: Words, size: Shape) -> list[Edit]:
+    def chosen(self, numbers: list[Any], size: Shape) -> list[Edit]:
         """Operations, and signs."""
         names = list(self.space(size))
-        pairs = words.reshape(-1, 2).tolist()
+        pairs = zip(numbers[::2], numbers[1::2], strict=True)
         return [self.edit(names[which % len(names)], self.t.magnitude, bool(sign & 1), size) for which, sign in pairs]
 
     def drawn(self, size: Shape) -> list[Edit]:
@@ -128,9 +132,9 @@ class TrivialAugmentWide(Augment):
 
     words = 3
 
-    def chosen(self, words: Words, size: Shape) -> list[Edit]:
+    def chosen(self, numbers: list[Any], size: Shape) -> list[Edit]:
         """One operation, its magnitude and sign."""
-        which, number, sign = words.tolist()
+        which, number, sign = numbers
         names = list(self.space(size))
         return [self.edit(names[which % len(names)], number % self.bins, bool(sign & 1), size)]
 
@@ -158,13 +162,18 @@ class AutoAugment(Augment):
         """Pairs of an operation's name, its probability and the number of its magnitude."""
         return self.t.policies  # type: ignore[no-any-return]
 
-    def chosen(self, words: Words, size: Shape) -> list[Edit]:
+    def numbers(self, words: Words) -> list[list[Any]]:
+        """One for the policy, two chances from 0 to 1, and two for signs."""
+        numbers: list[list[Any]] = words.tolist()
+        for own, chances in zip(numbers, uniform(words[:, 1:3]).tolist(), strict=True):
+            own[1:3] = chances
+        return numbers
+
+    def chosen(self, numbers: list[Any], size: Shape) -> list[Edit]:
         """Two operations, of which each may be left out."""
-        policy = self.policies[words[0] % len(self.policies)]
-        parts = zip(policy, uniform(words[1:3]).tolist(), words[3:].tolist(), strict=True)
-        return [
-            self._part(part, chance <= float(np.float32(part[1])), bool(sign & 1), size) for part, chance, sign in parts
-        ]
+        policy = self.policies[numbers[0] % len(self.policies)]
+        parts = zip(policy, numbers[1:3], numbers[3:], strict=True)
+        return [self._part(part, chance <= part[1], bool(sign & 1), size) for part, chance, sign in parts]
 
     def drawn(self, size: Shape) -> list[Edit]:
         """The same."""

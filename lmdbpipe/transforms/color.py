@@ -18,7 +18,7 @@ from torchvision.transforms import functional as v1
 from torchvision.transforms.v2 import functional as v2
 
 from lmdbpipe.transforms.batch import Batch
-from lmdbpipe.transforms.edits import Edited, compiled, edit_alike
+from lmdbpipe.transforms.edits import Edited, edit_alike, known
 from lmdbpipe.transforms.gather import near
 from lmdbpipe.transforms.operations import Operation, make_edit
 from lmdbpipe.transforms.raw import Size
@@ -34,7 +34,7 @@ def _grey(x: Tensor) -> Tensor:
 
 
 def _like_pil(x: Tensor, channels: int) -> Tensor:
-    if x.shape[-3] == 3 and near(x.device) and compiled():
+    if x.shape[-3] == 3 and near(x.device) and Operation.COLOR in known():
         edit_alike(x, make_edit(Operation.COLOR, 0.0))
         return x if channels == 3 else x[..., :1, :, :].contiguous()
     grey = _grey(x) if x.shape[-3] == 3 else x
@@ -226,7 +226,7 @@ def _stretch(x: Tensor) -> Tensor:
     """Pillow's ``ImageOps.autocontrast``: a table for each channel of each image, truncated to integers."""
     if not x.numel():
         return x
-    if near(x.device) and compiled():
+    if near(x.device) and Operation.AUTOCONTRAST in known():
         return edit_alike(x, make_edit(Operation.AUTOCONTRAST))
     low, high = (edge.to(torch.float64).unsqueeze(-1) for edge in (x.amin((-2, -1)), x.amax((-2, -1))))
     levels = torch.arange(256, dtype=torch.float64, device=x.device)

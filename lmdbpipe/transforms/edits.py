@@ -1,7 +1,7 @@
 """Operations on bytes with Pillow's bits, many times as fast as Pillow where numba is installed (the extra ``jit``).
 
 Which operations, and with what values, may differ from image to image. They are done in place where the installed
-Pillow has been seen to give the same bits (`compiled`), elsewhere by Pillow itself.
+Pillow has been seen to give the same bits (`known`), elsewhere by Pillow itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.modes import image_of, pixels_of
-from lmdbpipe.transforms.operations import Edit, Operation, by_pil, make_edit
+from lmdbpipe.transforms.operations import MAPS, Edit, Operation, by_pil, make_edit
 from lmdbpipe.transforms.step import Params, Spec, Step
 
 Edits = NDArray[np.float64]
@@ -41,7 +41,7 @@ class Edited(Step):
     def accept(self, spec: Spec) -> Spec | str:
         """PIL images of modes L and RGB."""
         if spec.kind != "pil":
-            return "tensors are left to torchvision"
+            return "it is batched for PIL images only, so before they become tensors"
         return spec if spec.mode in ("L", "RGB") else f"mode {spec.mode} is left to PIL"
 
     def fixed(self, spec: Spec, size: Any) -> int | None:
@@ -58,7 +58,7 @@ class Edited(Step):
 
     def prepare(self) -> None:
         """Load or compile what images are edited with."""
-        compiled()
+        known()
 
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Edit every image."""
@@ -79,14 +79,15 @@ def edit(pixels: Tensor | list[Tensor], mode: str, edits: Edits, fill: tuple[int
     if not isinstance(pixels, Tensor):
         for one, own in zip(pixels, edits, strict=True):
             edit(one[None], mode, own[None], fill)
-    elif compiled() and _near(edits, pixels.shape[2:]):
-        _run(pixels.numpy(), edits, fill)
-    else:
-        for one, own in zip(pixels, edits.tolist(), strict=True):
-            image = image_of(one.permute(1, 2, 0).numpy(), mode)
-            for single in own:
-                image = by_pil(image, single, fill)
-            one.copy_(torch.from_numpy(pixels_of(image)).permute(2, 0, 1))
+        return
+    here = _computable(edits, pixels.shape[2:])
+    if here.any():
+        _run(pixels.numpy(), np.where(here[:, None, None], edits, 0.0), fill)  # the others stay as they are
+    for i in np.flatnonzero(~here).tolist():
+        image = image_of(pixels[i].permute(1, 2, 0).numpy(), mode)
+        for own in edits[i].tolist():
+            image = by_pil(image, own, fill)
+        pixels[i].copy_(torch.from_numpy(pixels_of(image)).permute(2, 0, 1))
 
 
 def edit_alike(pixels: Tensor, own: Edit) -> Tensor:
@@ -106,22 +107,27 @@ def edit_alike(pixels: Tensor, own: Edit) -> Tensor:
 
 
 @cache
-def compiled() -> bool:
-    """Whether there is numba, and the installed Pillow gives the bits that it gives here: tried once a process."""
+def known() -> frozenset[Operation]:
+    """The operations for which the installed Pillow gives the bits that are computed here: tried once a process.
+
+    None without numba. A processor that multiplies and adds in one rounding may give others for some of them.
+    """
     if _kernel() is None:
-        return False
+        return frozenset()
     rng = np.random.default_rng(20_011)
     factors = (Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR, Operation.SHARPNESS)
     edits = [
+        make_edit(Operation.IDENTITY),
         *(make_edit(*pair) for pair in product(factors, (0.0, 0.1, 0.37, 0.7, 0.99, 1.01, 1.3, 1.7, 3.1))),
         *(make_edit(Operation.HUE, shift) for shift in (0, 31, 200)),
         *(make_edit(operation) for operation in (Operation.AUTOCONTRAST, Operation.EQUALIZE, Operation.INVERT)),
         *(make_edit(Operation.POSTERIZE, bits) for bits in (1, 4, 8)),
         *(make_edit(Operation.SOLARIZE, threshold) for threshold in (0.0, 99.5, 255.0)),
-        make_edit(Operation.AFFINE, 1, 0, 3, 0, 1, -2),
-        make_edit(Operation.AFFINE, 1.1, 0, -3.3, 0, 0.7, 2.6),
-        make_edit(Operation.AFFINE, 0.8, 0.6, -7.1, -0.6, 0.8, 13.9),
+        *(make_edit(operation, 1, 0, 3, 0, 1, -2) for operation in MAPS),
+        *(make_edit(operation, 1.1, 0, -3.3, 0, 0.7, 2.6) for operation in MAPS),
+        *(make_edit(operation, 0.8, 0.6, -7.1, -0.6, 0.8, 13.9) for operation in MAPS),
     ]
+    others = set()
     for mode, fill in (("L", (9,)), ("RGB", (7, 8, 9))):
         pixels = rng.integers(0, 256, (41, 53, len(fill)), np.uint8)
         pixels[:20] = pixels[:20] // 4 + 60
@@ -130,16 +136,22 @@ def compiled() -> bool:
         for own, ours in zip(edits, images, strict=True):
             theirs = pixels_of(by_pil(image_of(pixels, mode), own, fill))
             if not np.array_equal(ours, theirs.transpose(2, 0, 1)):
-                return False
-    return True
+                others.add(Operation(int(own[0])))
+    return frozenset(Operation) - others
 
 
-def _near(edits: Edits, size: Sequence[int]) -> bool:
-    """Whether all corners of images of (height, width) come from places that Pillow finds by fixed-point arithmetic."""
-    maps = edits[edits[..., 0] == Operation.AFFINE, 1:].reshape(-1, 2, 3)
-    height, width = size
-    corners = np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
-    return bool((np.abs(maps @ corners) < _FIXED).all())
+def _computable(edits: Edits, size: Sequence[int]) -> NDArray[np.bool_]:
+    """For which images, of (height, width), all operations are known and within Pillow's fixed-point arithmetic."""
+    computable = np.full(len(edits), bool(known()))
+    if len(known()) < len(Operation):
+        computable &= np.isin(edits[..., 0], list(known())).all(axis=1)
+    rows, columns = np.nonzero(edits[..., 0] == Operation.AFFINE)
+    if len(rows):
+        height, width = size
+        corners = np.array([[0.0, width, 0.0, width], [0.0, 0.0, height, height], [1.0, 1.0, 1.0, 1.0]])
+        places = edits[rows, columns, 1:].reshape(-1, 2, 3) @ corners
+        computable[rows[(np.abs(places) >= _FIXED).any(axis=(1, 2))]] = False
+    return computable
 
 
 def _run(images: NDArray[np.uint8], edits: Edits, fill: tuple[int, ...]) -> None:

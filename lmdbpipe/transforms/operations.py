@@ -34,7 +34,13 @@ class Operation(enum.IntEnum):
     SOLARIZE = 10
     """From a threshold on."""
     AFFINE = 11
-    """By the coefficients of ``Image.Transform.AFFINE`` and the nearest pixel."""
+    """By the coefficients of ``Image.Transform.AFFINE``, to the nearest pixel."""
+    BILINEAR = 12
+    """The same, between the four nearest pixels."""
+
+
+MAPS = {Operation.AFFINE: Image.Resampling.NEAREST, Operation.BILINEAR: Image.Resampling.BILINEAR}
+"""The operations that move pixels, and Pillow's filters for them."""
 
 
 def make_edit(operation: Operation, *values: float) -> Edit:
@@ -49,18 +55,26 @@ def affine(
     scale: float = 1.0,
     shear: Sequence[float] = (0.0, 0.0),
     center: Sequence[float] | None = None,
+    *,
+    operation: Operation = Operation.AFFINE,
 ) -> Edit:
-    """As torchvision's ``affine`` of images of (height, width): angles in degrees."""
+    """As torchvision's ``affine`` of images of (height, width): angles in degrees; the operation is one of `MAPS`."""
     middle = [size[1] * 0.5, size[0] * 0.5] if center is None else list(center)
-    return make_edit(Operation.AFFINE, *_get_inverse_affine_matrix(middle, angle, list(translate), scale, list(shear)))
+    return make_edit(operation, *_get_inverse_affine_matrix(middle, angle, list(translate), scale, list(shear)))
 
 
-def rotation(size: tuple[int, int], angle: float, center: Sequence[float] | None = None) -> Edit:
-    """As ``Image.rotate`` of images of (height, width), which stay as large: degrees, anticlockwise."""
+def rotation(
+    size: tuple[int, int],
+    angle: float,
+    center: Sequence[float] | None = None,
+    *,
+    operation: Operation = Operation.AFFINE,
+) -> Edit:
+    """As ``Image.rotate`` of images of (height, width), which stay as large: degrees, anticlockwise; see `affine`."""
     turn = -math.radians(angle % 360.0)
     a, b, d, e = (round(part, 15) for part in (math.cos(turn), math.sin(turn), -math.sin(turn), math.cos(turn)))
     x, y = (size[1] / 2, size[0] / 2) if center is None else center
-    return make_edit(Operation.AFFINE, a, b, a * -x + b * -y + x, d, e, d * -x + e * -y + y)
+    return make_edit(operation, a, b, a * -x + b * -y + x, d, e, d * -x + e * -y + y)
 
 
 def by_pil(image: Image.Image, edit: Sequence[float], fill: tuple[int, ...]) -> Image.Image:
@@ -71,11 +85,11 @@ def by_pil(image: Image.Image, edit: Sequence[float], fill: tuple[int, ...]) -> 
         edit: An `Edit`.
         fill: The colour of pixels from outside.
     """
-    operation, *values = edit
-    if operation == Operation.AFFINE:
+    operation, values = Operation(int(edit[0])), list(edit[1:])
+    if operation in MAPS:
         colour = fill if len(fill) > 1 else fill[0]
-        return image.transform(image.size, Image.Transform.AFFINE, values, fillcolor=colour)
-    return _BY_PIL[Operation(int(operation))](image, values[0])
+        return image.transform(image.size, Image.Transform.AFFINE, values, MAPS[operation], fillcolor=colour)
+    return _BY_PIL[operation](image, values[0])
 
 
 def _shift_hue(image: Image.Image, shift: float) -> Image.Image:

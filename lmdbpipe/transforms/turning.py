@@ -1,7 +1,9 @@
-"""``RandomRotation`` and ``RandomAffine`` of PIL images by the nearest pixel, with Pillow's bits."""
+"""``RandomRotation`` and ``RandomAffine`` of PIL images, with Pillow's bits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,19 @@ from torchvision.transforms.v2._utils import _get_fill
 from torchvision.transforms.v2.functional._geometry import _check_interpolation
 
 from lmdbpipe.transforms.edits import Edited, colour
-from lmdbpipe.transforms.operations import Edit, affine, rotation
+from lmdbpipe.transforms.operations import MAPS, Edit, Operation, affine, rotation
 from lmdbpipe.transforms.raw import Size
-from lmdbpipe.transforms.step import Params, Spec, between
+from lmdbpipe.transforms.step import Params, Spec, uniform
 from lmdbpipe.transforms.streams import Words
 from lmdbpipe.transforms.windows import axes
+
+_OPERATIONS = {kind: operation for operation, kind in MAPS.items()}
+
+
+@lru_cache(maxsize=64)
+def _filter(interpolation: Any) -> Image.Resampling:
+    """PIL's filter, by what torchvision takes for one: its own name, a string or PIL's number."""
+    return Image.Resampling(pil_modes_mapping[_check_interpolation(interpolation)])
 
 
 class Turning(Edited):
@@ -28,17 +38,22 @@ class Turning(Edited):
         return 2 if type(self.t).__module__.startswith("torchvision.transforms.v2.") else 1
 
     def accept(self, spec: Spec) -> Spec | str:
-        """Those that take the nearest pixel, with a colour that fits."""
+        """Those that take the nearest pixels, with a colour that fits."""
         accepted = super().accept(spec)
         if isinstance(accepted, str):
             return accepted
-        if pil_modes_mapping[_check_interpolation(self.t.interpolation)] != Image.Resampling.NEAREST:
-            return "it interpolates, which is left to PIL"
+        if (found := _filter(self.t.interpolation)) not in _OPERATIONS:
+            return f"PIL's filter {found.name} is left to PIL"
         try:
             self.fill(spec)
         except (TypeError, ValueError) as error:
             return f"fill: {error}"
         return accepted
+
+    @property
+    def operation(self) -> Operation:
+        """That of its interpolation."""
+        return _OPERATIONS[_filter(self.t.interpolation)]
 
     def fill(self, spec: Spec) -> tuple[int, ...]:
         """As it was given."""
@@ -47,11 +62,15 @@ class Turning(Edited):
     def decode(self, words: Words, spec: Spec, size: Size) -> tuple[Params, Size]:
         """Give what `chosen` gives for each image."""
         heights, widths = (np.broadcast_to(np.asarray(extent), len(words)).tolist() for extent in axes(size))
-        sizes = zip(heights, widths, strict=True)
-        return self.stack([self.chosen(own, at) for own, at in zip(words, sizes, strict=True)]), size
+        numbers, sizes = self.numbers(words), zip(heights, widths, strict=True)
+        return self.stack([self.chosen(own, at) for own, at in zip(numbers, sizes, strict=True)]), size
 
-    def chosen(self, words: Words, size: tuple[int, int]) -> list[Edit]:
-        """Turn one image's words into operations, as many for each."""
+    def numbers(self, words: Words) -> list[list[Any]]:
+        """Turn words into those numbers that `chosen` takes, at once for all images: here from 0 to 1."""
+        return uniform(words).tolist()  # type: ignore[no-any-return]
+
+    def chosen(self, numbers: list[Any], size: tuple[int, int]) -> list[Edit]:
+        """Turn one image's numbers into operations, as many for each."""
         raise NotImplementedError
 
     def draw(self, spec: Spec, size: tuple[int, int]) -> tuple[Any, tuple[int, int]]:
@@ -72,14 +91,15 @@ class RandomRotation(Turning):
         """Those that keep the size."""
         return "it changes the size of images" if self.t.expand else super().accept(spec)
 
-    def chosen(self, words: Words, size: tuple[int, int]) -> list[Edit]:
+    def chosen(self, numbers: list[Any], size: tuple[int, int]) -> list[Edit]:
         """One rotation."""
-        return [rotation(size, float(between(words[0], *self.t.degrees)), self.t.center)]
+        angle = _between(numbers[0], self.t.degrees)
+        return [rotation(size, angle, self.t.center, operation=self.operation)]
 
     def drawn(self, size: tuple[int, int]) -> list[Edit]:
         """The same."""
         angle = self.t.make_params([])["angle"] if self.version == 2 else self.t.get_params(self.t.degrees)
-        return [rotation(size, angle, self.t.center)]
+        return [rotation(size, angle, self.t.center, operation=self.operation)]
 
 
 class RandomAffine(Turning):
@@ -87,21 +107,26 @@ class RandomAffine(Turning):
 
     words = 6
 
-    def chosen(self, words: Words, size: tuple[int, int]) -> list[Edit]:
+    def chosen(self, numbers: list[Any], size: tuple[int, int]) -> list[Edit]:
         """One map."""
         t, (height, width) = self.t, size
+        turn, across, along, growth, *lean = numbers
         far = t.translate or (0.0, 0.0)
-        moves = [(-far[0] * width, far[0] * width), (-far[1] * height, far[1] * height)]
-        shears = np.array([*(t.shear or ()), 0.0, 0.0, 0.0, 0.0])[:4].reshape(2, 2)
-        limits = np.array([t.degrees, *moves, t.scale or (1.0, 1.0), *shears])
-        angle, x, y, scale, *shear = between(words, *limits.T).tolist()
-        return [affine(size, angle, (round(x), round(y)), scale, shear, t.center)]
+        moved = round((2 * across - 1) * far[0] * width), round((2 * along - 1) * far[1] * height)
+        scale = _between(growth, t.scale or (1.0, 1.0))
+        limits = [*(t.shear or ()), 0.0, 0.0, 0.0, 0.0]
+        shear = _between(lean[0], limits[:2]), _between(lean[1], limits[2:4])
+        return [affine(size, _between(turn, t.degrees), moved, scale, shear, t.center, operation=self.operation)]
 
     def drawn(self, size: tuple[int, int]) -> list[Edit]:
         """The same."""
         t = self.t
         if self.version == 2:
             drawn = t.make_params([torch.empty((1, *size), device="meta")])
-            return [affine(size, **drawn, center=t.center)]
+            return [affine(size, **drawn, center=t.center, operation=self.operation)]
         angle, translate, scale, shear = t.get_params(t.degrees, t.translate, t.scale, t.shear, size[::-1])
-        return [affine(size, angle, translate, scale, shear, t.center)]
+        return [affine(size, angle, translate, scale, shear, t.center, operation=self.operation)]
+
+
+def _between(number: float, limits: Sequence[float]) -> float:
+    return limits[0] + number * (limits[1] - limits[0])

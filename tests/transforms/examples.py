@@ -121,6 +121,7 @@ def _policies(module: Any) -> tuple[Callable[[], Any], ...]:
         lambda: module.AutoAugment(module.AutoAugmentPolicy.CIFAR10),
         lambda: module.AutoAugment(module.AutoAugmentPolicy.SVHN, fill=[9, 0, 300]),
         lambda: module.AutoAugment(interpolation=InterpolationMode.BILINEAR),
+        lambda: module.AutoAugment(interpolation=InterpolationMode.BICUBIC),
     )
 
 
@@ -138,6 +139,7 @@ def _augments(module: Any) -> dict[type, tuple[Callable[[], Any], ...]]:
             module.RandAugment,
             lambda: module.RandAugment(4, magnitude=30, fill=99),
             lambda: module.RandAugment(0),
+            lambda: module.RandAugment(3, interpolation=InterpolationMode.BILINEAR, fill=(1, 2, 3)),
             lambda: module.RandAugment(1, magnitude=5, num_magnitude_bins=7, fill=[1, 2, 3]),
         ),
         module.RandomAdjustSharpness: (
@@ -149,7 +151,8 @@ def _augments(module: Any) -> dict[type, tuple[Callable[[], Any], ...]]:
             lambda: module.RandomAffine(0, (0.5, 0.0), fill=(3, 2, 1)),
             lambda: module.RandomAffine((-5, 80), shear=(-9, 9, -30, 30), center=(2, 7)),
             lambda: module.RandomAffine(9, scale=(1e-4, 1e-3), fill=8),
-            lambda: module.RandomAffine(9, interpolation=InterpolationMode.BILINEAR),
+            lambda: module.RandomAffine(30, (0.2, 0.4), (0.6, 1.5), 20, interpolation=InterpolationMode.BILINEAR),
+            lambda: module.RandomAffine(9, interpolation=InterpolationMode.BICUBIC),
         ),
         module.RandomEqualize: (lambda: module.RandomEqualize(0.6), lambda: module.RandomEqualize(1.0)),
         module.RandomRotation: (
@@ -158,11 +161,13 @@ def _augments(module: Any) -> dict[type, tuple[Callable[[], Any], ...]]:
             lambda: module.RandomRotation((180, 180)),
             lambda: module.RandomRotation((0, 0), center=(3, 1)),
             lambda: module.RandomRotation(180, center=(1, 8), fill=(1, 2, 3)),
+            lambda: module.RandomRotation(30, interpolation=InterpolationMode.BILINEAR, fill=50),
             lambda: module.RandomRotation(30, expand=True),
         ),
         module.TrivialAugmentWide: (
             module.TrivialAugmentWide,
             lambda: module.TrivialAugmentWide(9, fill=[200]),
+            lambda: module.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR),
         ),
     }
 

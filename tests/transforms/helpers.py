@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lmdbpipe.transforms import RawImages, ReplayDraws, edits, lookup, lower, resample
+from lmdbpipe.transforms import RawImages, ReplayDraws, color, edits, lookup, lower, resample
 from lmdbpipe.transforms.modes import MODES, image_of, pixels_of
 
 MODE_NAMES = ("1", "CMYK", "F", "HSV", "I", "I;16", "L", "LA", "LAB", "P", "RGB", "RGBA", "YCbCr")
@@ -74,10 +74,10 @@ def states() -> tuple[Any, ...]:
 @contextmanager
 def without_numba() -> Iterator[None]:
     """Compute as where numba is not installed."""
-    nothing: Any = lambda: None  # noqa: E731
+    absent: Any = lambda: None  # noqa: E731
     with ExitStack() as stack:
-        for module, name in ((lookup, "_kernel"), (resample, "_kernel"), (edits, "compiled")):
-            stack.enter_context(mock.patch.object(module, name, nothing))
+        for module, name in ((lookup, "_kernel"), (resample, "_kernel"), (edits, "known"), (color, "known")):
+            stack.enter_context(mock.patch.object(module, name, frozenset if name == "known" else absent))
         yield
 
 

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from lmdbpipe.transforms import editing, edits, lower
 from lmdbpipe.transforms.edits import colour, edit
 from lmdbpipe.transforms.modes import image_of, pixels_of
-from lmdbpipe.transforms.operations import Edit, Operation, affine, by_pil, make_edit, rotation
+from lmdbpipe.transforms.operations import MAPS, Edit, Operation, affine, by_pil, make_edit, rotation
 from tests.transforms.helpers import assert_like_torchvision, cleared, make_images, pack, without_numba
 
 FACTORS = (Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR, Operation.SHARPNESS)
@@ -29,8 +29,13 @@ ANY = st.one_of(
     st.builds(make_edit, st.just(Operation.POSTERIZE), st.integers(1, 8)),
     st.builds(make_edit, st.just(Operation.SOLARIZE), st.floats(-1, 257)),
     st.builds(make_edit, st.sampled_from([Operation.AUTOCONTRAST, Operation.EQUALIZE, Operation.INVERT])),
-    st.builds(lambda *values: make_edit(Operation.AFFINE, *values), *[st.floats(-3, 3)] * 6),
-    st.builds(lambda x, y: make_edit(Operation.AFFINE, 1, 0, x, 0, 1, y), st.integers(-9, 9), st.integers(-9, 9)),
+    st.builds(make_edit, st.sampled_from(list(MAPS)), *[st.floats(-3, 3)] * 6),
+    st.builds(
+        lambda operation, x, y: make_edit(operation, 1, 0, x, 0, 1, y),
+        st.sampled_from(list(MAPS)),
+        *[st.one_of(st.integers(-9, 9), st.floats(-20, 20))] * 2,
+    ),
+    st.builds(lambda x: make_edit(Operation.BILINEAR, 0.8, 0.6, x, -0.6, 0.8, x), st.floats(-20, 60)),
     st.just(make_edit(Operation.IDENTITY)),
 )
 EXTENTS = st.one_of(st.integers(1, 40), st.sampled_from([1, 2, 3, 64, 65]))
@@ -39,7 +44,7 @@ EXTENTS = st.one_of(st.integers(1, 40), st.sampled_from([1, 2, 3, 64, 65]))
 @pytest.fixture
 def fresh_kernel() -> Iterator[None]:
     """Let Pillow be tried, and numba be looked for, anew: now and after the test."""
-    with cleared(edits._kernel, edits.compiled):
+    with cleared(edits._kernel, edits.known):
         yield
 
 
@@ -75,7 +80,7 @@ def test_any_edits(
 
 def test_pillow_is_known() -> None:
     """The installed Pillow gives the bits that are computed, so it is compiled code that the other tests are about."""
-    assert edits.compiled()
+    assert edits.known() == frozenset(Operation)
 
 
 @pytest.mark.parametrize("shift", [0, 1, 60, 128, 255])
@@ -101,11 +106,12 @@ def test_every_level(factor: float) -> None:
 def test_rotations_and_maps(size: tuple[int, int]) -> None:
     """Maps made here are those of Pillow's ``rotate`` and of torchvision's ``affine``; quarter turns included."""
     (image,) = make_images("RGB", [size], 0)
-    for angle in (0, 33.3, 90, 180, 270, -90, 359.9, 720):
-        assert_like(image.rotate(angle), image, rotation(size, angle))
-        assert_like(image.rotate(angle, center=(3, 4)), image, rotation(size, angle, (3, 4)))
-        theirs = v1.functional.affine(image, angle, [3, -2], 0.7, [10.0, 5.0])
-        assert_like(theirs, image, affine(size, angle, (3, -2), 0.7, (10.0, 5.0)))
+    for by, kind in MAPS.items():
+        for angle in (0, 33.3, 90, 180, 270, -90, 359.9, 720):
+            assert_like(image.rotate(angle, kind), image, rotation(size, angle, operation=by))
+            assert_like(image.rotate(angle, kind, center=(3, 4)), image, rotation(size, angle, (3, 4), operation=by))
+            theirs = v1.functional.affine(image, angle, [3, -2], 0.7, [10.0, 5.0], v1.InterpolationMode[kind.name])
+            assert_like(theirs, image, affine(size, angle, (3, -2), 0.7, (10.0, 5.0), operation=by))
 
 
 def assert_like(theirs: Image.Image, image: Image.Image, own: Edit) -> None:
@@ -115,22 +121,27 @@ def assert_like(theirs: Image.Image, image: Image.Image, own: Edit) -> None:
     np.testing.assert_array_equal(pixels[0].permute(1, 2, 0).numpy(), pixels_of(theirs))
 
 
-def test_maps_from_afar(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where Pillow leaves fixed-point arithmetic, it is Pillow that maps."""
-    calls: list[bool] = []
-    run = edits._run
+@pytest.fixture
+def by_pillow(monkeypatch: pytest.MonkeyPatch) -> list[Operation]:
+    """The operations that Pillow does from now on; identities apart."""
+    edits.known()
+    done: list[Operation] = []
 
-    def counted(*given: Any) -> None:
-        calls.append(True)
-        run(*given)
+    def noted(image: Image.Image, own: Edit, fill: tuple[int, ...]) -> Image.Image:
+        done.extend([Operation(int(own[0]))] if own[0] else [])
+        return by_pil(image, own, fill)
 
-    monkeypatch.setattr(edits, "_run", counted)
-    pixels = np.stack([pixels_of(image) for image in make_images("L", [(40, 50)] * 2, 0)])
+    monkeypatch.setattr(edits, "by_pil", noted)
+    return done
+
+
+def test_maps_from_afar(by_pillow: list[Operation]) -> None:
+    """Images that Pillow maps without fixed-point arithmetic are left to it, and no others."""
+    pixels = np.stack([pixels_of(image) for image in make_images("L", [(40, 50)] * 3, 0)])
     near, far = affine((40, 50), 10.0), affine((40, 50), 10.0, scale=1e-4)
-    assert_like_pillow(pixels, "L", [[far], [near]], (3,))
-    assert not calls
-    assert_like_pillow(pixels, "L", [[near], [near]], (3,))
-    assert calls
+    invert = make_edit(Operation.INVERT)
+    assert_like_pillow(pixels, "L", [[near, invert], [invert, far], [invert, near]], (3,))
+    assert by_pillow == [Operation.INVERT, Operation.AFFINE]
 
 
 @pytest.mark.parametrize("jit", [True, False])
@@ -157,17 +168,22 @@ def test_changes_take_effect() -> None:
         np.testing.assert_array_equal([pixels_of(image) for image in lowered(pack(images))], expected)
 
 
-def test_another_pillow(fresh_kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the installed Pillow gives other bits than ours, it is Pillow that edits."""
+def test_another_pillow(fresh_kernel: None, by_pillow: list[Operation], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the installed Pillow does with other bits than ours is left to it, image by image."""
 
-    def other(image: Image.Image, *given: Any) -> Image.Image:
-        return by_pil(image, *given).point(lambda level: level ^ 1)
+    def other(image: Image.Image, own: Edit, fill: tuple[int, ...]) -> Image.Image:
+        flipped = by_pil(image, own, fill)
+        return flipped.point(lambda level: level ^ 1) if own[0] in (Operation.HUE, Operation.COLOR) else flipped
 
+    edits.known.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(edits, "by_pil", other)
-        assert not edits.compiled()
-    monkeypatch.setattr(edits, "_run", None)
-    transform = v1.ColorJitter(0.5, 0.5, 0.5, 0.5)
+        assert frozenset(Operation) - edits.known() == {Operation.HUE, Operation.COLOR}
+    pixels = np.stack([pixels_of(image) for image in make_images("RGB", [(20, 30)] * 3, 0)])
+    hue, invert = make_edit(Operation.HUE, 9), make_edit(Operation.INVERT)
+    assert_like_pillow(pixels, "RGB", [[invert, invert], [invert, hue], [hue, hue]], (0, 0, 0))
+    assert by_pillow == [Operation.INVERT, Operation.HUE, Operation.HUE, Operation.HUE]
+    transform = v1.Compose([v1.Grayscale(3), v1.ColorJitter(0.5, 0.5, 0.5, 0.5)])
     assert assert_like_torchvision(transform, make_images("RGB", [(20, 30)] * 4, 0), "HWC", 0) == "equal"
 
 
