@@ -54,14 +54,22 @@ def edit(images: Bytes, width: int, edits: Floats, fill: Bytes) -> None:
             elif operation == Operation.SHARPNESS:
                 _sharpen(image, scratch[0], width, values[0])
             elif operation == Operation.AFFINE:
-                scratch[:] = image
+                _copy(image, scratch)
                 _transform(scratch, image, height, width, values, fill)
             elif operation == Operation.BILINEAR:
-                scratch[:] = image
+                _copy(image, scratch)
                 _interpolate(scratch, image, height, width, values, fill)
             elif operation != Operation.IDENTITY:
                 for channel in range(channels):
                     _look_up(image[channel], _table(image[channel], operation, values[0]))
+
+
+@jit
+def _copy(image: Bytes, out: Bytes) -> None:
+    """Copy planes; an assignment of slices would compile for seconds, for the sake of its error's message."""
+    for channel in range(len(image)):
+        for x in range(image.shape[1]):
+            out[channel, x] = image[channel, x]
 
 
 @jit
@@ -176,9 +184,10 @@ def _rounded(level: float) -> int:
 def _smooth(plane: Bytes, out: Bytes, width: int) -> None:
     """``ImageFilter.SMOOTH``: a weighted mean of 3x3 pixels, added up in Pillow's order; edges stay."""
     side, centre = _F(1.0) / _F(13.0), _F(5.0) / _F(13.0)
-    out[:] = plane
-    for begin in range(width, len(plane) - width, width):
-        end = begin + width
+    for x in range(len(plane)):
+        out[x] = plane[x]
+    for y in range(1, len(plane) // width - 1):
+        begin, end = y * width, (y + 1) * width
         above, middle, below = plane[begin - width : begin], plane[begin:end], plane[end : end + width]
         line = out[begin:end]
         for x in range(1, width - 1):
@@ -197,49 +206,32 @@ def _look_up(plane: Bytes, table: Bytes) -> None:
 @jit
 def _table(plane: Bytes, operation: int, value: float) -> Bytes:
     """What becomes of each level of a channel."""
-    table = np.arange(256)
-    if operation == Operation.INVERT:
-        table = 255 - table
-    elif operation == Operation.POSTERIZE:
-        table &= 256 - (1 << (8 - int(value)))
-    elif operation == Operation.SOLARIZE:
-        for level in range(256):
-            table[level] = level if level < value else 255 - level
-    else:
-        counts = np.zeros(256, np.int64)
+    table = np.empty(256, np.uint8)
+    counts = np.zeros(256, np.int64)
+    if operation in (Operation.AUTOCONTRAST, Operation.EQUALIZE):
         for x in range(len(plane)):
             counts[plane[x]] += 1
-        if operation == Operation.AUTOCONTRAST:
-            _stretch(counts, table)
-        else:
-            _equalize(counts, table)
-    return table.astype(np.uint8)
-
-
-@jit
-def _stretch(counts: Ints, table: Ints) -> None:
-    """``ImageOps.autocontrast``."""
-    levels = np.flatnonzero(counts)
-    low, high = levels[0], levels[-1]
-    if high <= low:
-        return
-    scale = 255.0 / (high - low)
-    offset = -low * scale
-    for level in range(256):
-        table[level] = min(max(int(level * scale + offset), 0), 255)
-
-
-@jit
-def _equalize(counts: Ints, table: Ints) -> None:
-    """``ImageOps.equalize``."""
-    levels = np.flatnonzero(counts)
-    step = (counts.sum() - counts[levels[-1]]) // 255
-    if len(levels) == 1 or step == 0:
-        return
+    low, high = 0, 255
+    while low < 255 and counts[low] == 0:
+        low += 1
+    while high > low and counts[high] == 0:
+        high -= 1
+    scale = 255.0 / max(high - low, 1)
+    step = (len(plane) - counts[high]) // 255
     reached = step // 2
     for level in range(256):
-        table[level] = min(reached // step, 255)
-        reached += counts[level]
+        new = level
+        if operation == Operation.INVERT or (operation == Operation.SOLARIZE and level >= value):
+            new = 255 - level
+        elif operation == Operation.POSTERIZE:
+            new = level & (256 - (1 << (8 - int(value))))
+        elif operation == Operation.AUTOCONTRAST and high > low:
+            new = min(max(int(level * scale + -low * scale), 0), 255)
+        elif operation == Operation.EQUALIZE and step > 0:
+            new = min(reached // step, 255)
+            reached += counts[level]
+        table[level] = new
+    return table
 
 
 @jit

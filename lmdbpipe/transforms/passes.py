@@ -127,7 +127,7 @@ def _weights(size: int, wanted: int, kind: int) -> Weights:
         for k in range(count):
             value = (values[k] / total if total != 0.0 else values[k]) * (1 << PRECISION)
             weights[output, k] = int(value - 0.5 if value < 0 else value + 0.5)
-        taken[output] = first, count
+        taken[output, 0], taken[output, 1] = first, count  # a slice would compile for a second
     return taken, weights
 
 
