@@ -78,6 +78,9 @@ class Augment(Turning):
         """How many magnitudes there are."""
         return self.t.num_magnitude_bins  # type: ignore[no-any-return]
 
+    def _infer_tuple(self, spec: Spec) -> Spec | str:
+        return "torchvision refuses tuples of images here"
+
     def numbers(self, words: Words) -> list[list[Any]]:
         """The words themselves."""
         return words.tolist()  # type: ignore[no-any-return]

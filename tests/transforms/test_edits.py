@@ -156,6 +156,24 @@ def test_in_a_pipeline(module: Any, jit: bool) -> None:
             assert_like_torchvision(v1.Compose(steps[1:]), make_images(mode, sizes, 0), "CHW", 1, jit=jit)
 
 
+@pytest.mark.parametrize(
+    ("transform", "outcome"),
+    [
+        (v2.ColorJitter(0.4, 0.4, 0.4, 0.2), "equal"),
+        (v2.RandomAffine(20, (0.1, 0.1)), "equal"),
+        (v2.RandomRotation(20), "equal"),
+        (v2.RandomAdjustSharpness(2), "equal"),
+        (v2.RandAugment(), "raised"),
+        (v2.TrivialAugmentWide(), "raised"),
+        (v2.AutoAugment(), "raised"),
+    ],
+)
+def test_tuples(transform: Any, outcome: str) -> None:
+    """All images of a tuple get the same, where torchvision takes tuples."""
+    images = make_images("RGB", [(20, 22)] * 4, 1)
+    assert assert_like_torchvision(v2.Compose([v2.FiveCrop(10), transform]), images, "HWC", 3) == outcome
+
+
 def test_changes_take_effect() -> None:
     """Attributes of a transform are read when it is used."""
     images = make_images("RGB", [(20, 20)] * 4, 0)
