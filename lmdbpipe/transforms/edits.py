@@ -156,8 +156,8 @@ def _computable(edits: Edits, size: Sequence[int]) -> NDArray[np.bool_]:
 
 def _run(images: NDArray[np.uint8], edits: Edits, fill: tuple[int, ...]) -> None:
     """Let the kernel edit images [n, C, H, W] of one size."""
-    flat = images.view()
-    flat.shape = (*images.shape[:2], -1)  # an error rather than a copy, if they do not lie together
+    assert images.flags.c_contiguous  # or a copy would be edited
+    flat = images.reshape(*images.shape[:2], images.shape[2] * images.shape[3])
     _kernel()(flat, images.shape[3], np.ascontiguousarray(edits), np.array(fill, np.uint8))
 
 
