@@ -101,7 +101,7 @@ class Augment(Turning):
 
     def negative(self) -> bool:
         """Draw a sign by the call that torchvision makes."""
-        return bool(torch.rand(()) <= 0.5 if self.version == 2 else torch.randint(2, (1,)))
+        return bool(torch.rand(()) <= 0.5 if self.is_v2 else torch.randint(2, (1,)))
 
 
 class RandAugment(Augment):

@@ -205,7 +205,7 @@ def _look_up(plane: Bytes, table: Bytes) -> None:
 
 @jit
 def _table(plane: Bytes, operation: int, value: float) -> Bytes:
-    """What becomes of each level of a channel."""
+    """What ``ImageOps`` makes of each level of a channel."""
     table = np.empty(256, np.uint8)
     counts = np.zeros(256, np.int64)
     if operation in (Operation.AUTOCONTRAST, Operation.EQUALIZE):

@@ -11,7 +11,7 @@ from lmdbpipe.transforms.color import Chance, Function
 from lmdbpipe.transforms.edits import Edited, edit_alike
 from lmdbpipe.transforms.operations import Edit, Operation, make_edit
 from lmdbpipe.transforms.raw import Size
-from lmdbpipe.transforms.step import Params, Spec, between
+from lmdbpipe.transforms.step import Params, Spec, between, uniform
 from lmdbpipe.transforms.streams import Words
 
 _OPERATIONS = (Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR, Operation.HUE)
@@ -33,7 +33,7 @@ class ColorJitter(Edited):
         edits = np.zeros((len(words), 4, 7))
         for number, (operation, limits) in enumerate(zip(_OPERATIONS, self.ranges(), strict=True)):
             if limits is not None:
-                factors = between(words[:, number + 1], *limits)
+                factors = between(uniform(words[:, number + 1]), limits)
                 edits[:, number, 0] = operation
                 edits[:, number, 1] = _shift(factors) if operation == Operation.HUE else factors
         orders = _ORDERS[words[:, 0] % len(_ORDERS)]

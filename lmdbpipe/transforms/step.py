@@ -108,6 +108,11 @@ class Step:
     def __init__(self, transform: Any) -> None:
         self.t = transform
 
+    @property
+    def is_v2(self) -> bool:
+        """Whether torchvision's class is of version 2."""
+        return type(self.t).__module__.startswith("torchvision.transforms.v2.")
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.t).__name__})"
 
@@ -125,7 +130,7 @@ class Step:
 
     def _infer_tuple(self, spec: Spec) -> Spec | str:
         """As `infer` for tuples of images, which torchvision's version 2 takes apart."""
-        if not type(self.t).__module__.startswith("torchvision.transforms.v2."):
+        if not self.is_v2:
             return "it is given tuples, which only version 2 takes apart"
         if spec.kind == "tensor" and not spec.image:
             return "of several plain tensors, version 2 changes the first only"
@@ -193,11 +198,9 @@ def uniform(words: Words) -> np.ndarray[Any, np.dtype[np.float64]]:
     return (words & np.uint32(0xFFFFFF)) * np.float64(2**-24)
 
 
-def between(words: Words, low: Any, high: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The numbers that ``torch.Tensor.uniform_`` makes of words: float32 in [low, high), as float64."""
-    low, high = np.float32(low), np.float32(high)
-    numbers: np.ndarray[Any, np.dtype[np.float64]] = uniform(words).astype(np.float32) * (high - low) + low
-    return numbers.astype(np.float64)
+def between(numbers: Any, limits: Sequence[float]) -> Any:
+    """Stretch numbers in [0, 1) to an interval."""
+    return limits[0] + numbers * (limits[1] - limits[0])
 
 
 def below(words: Words, p: float, *, as_tensor: bool) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +15,7 @@ from torchvision.transforms.v2.functional._geometry import _check_interpolation
 from lmdbpipe.transforms.edits import Edited, colour
 from lmdbpipe.transforms.operations import MAPS, Edit, Operation, affine, rotation
 from lmdbpipe.transforms.raw import Size
-from lmdbpipe.transforms.step import Params, Spec, uniform
+from lmdbpipe.transforms.step import Params, Spec, between, uniform
 from lmdbpipe.transforms.streams import Words
 from lmdbpipe.transforms.windows import axes
 
@@ -31,11 +30,6 @@ def _filter(interpolation: Any) -> Image.Resampling:
 
 class Turning(Edited):
     """A step that may move pixels, and brings in others of one colour."""
-
-    @property
-    def version(self) -> int:
-        """The generation of torchvision's class."""
-        return 2 if type(self.t).__module__.startswith("torchvision.transforms.v2.") else 1
 
     def accept(self, spec: Spec) -> Spec | str:
         """Those that take the nearest pixels, with a colour that fits."""
@@ -57,7 +51,7 @@ class Turning(Edited):
 
     def fill(self, spec: Spec) -> tuple[int, ...]:
         """As it was given."""
-        return colour(_get_fill(self.t._fill, Image.Image) if self.version == 2 else self.t.fill, spec.mode)
+        return colour(_get_fill(self.t._fill, Image.Image) if self.is_v2 else self.t.fill, spec.mode)
 
     def decode(self, words: Words, spec: Spec, size: Size) -> tuple[Params, Size]:
         """Give what `chosen` gives for each image."""
@@ -93,12 +87,12 @@ class RandomRotation(Turning):
 
     def chosen(self, numbers: list[Any], size: tuple[int, int]) -> list[Edit]:
         """One rotation."""
-        angle = _between(numbers[0], self.t.degrees)
+        angle = between(numbers[0], self.t.degrees)
         return [rotation(size, angle, self.t.center, operation=self.operation)]
 
     def drawn(self, size: tuple[int, int]) -> list[Edit]:
         """The same."""
-        angle = self.t.make_params([])["angle"] if self.version == 2 else self.t.get_params(self.t.degrees)
+        angle = self.t.make_params([])["angle"] if self.is_v2 else self.t.get_params(self.t.degrees)
         return [rotation(size, angle, self.t.center, operation=self.operation)]
 
 
@@ -113,20 +107,16 @@ class RandomAffine(Turning):
         turn, across, along, growth, *lean = numbers
         far = t.translate or (0.0, 0.0)
         moved = round((2 * across - 1) * far[0] * width), round((2 * along - 1) * far[1] * height)
-        scale = _between(growth, t.scale or (1.0, 1.0))
+        scale = between(growth, t.scale or (1.0, 1.0))
         limits = [*(t.shear or ()), 0.0, 0.0, 0.0, 0.0]
-        shear = _between(lean[0], limits[:2]), _between(lean[1], limits[2:4])
-        return [affine(size, _between(turn, t.degrees), moved, scale, shear, t.center, operation=self.operation)]
+        shear = between(lean[0], limits[:2]), between(lean[1], limits[2:4])
+        return [affine(size, between(turn, t.degrees), moved, scale, shear, t.center, operation=self.operation)]
 
     def drawn(self, size: tuple[int, int]) -> list[Edit]:
         """The same."""
         t = self.t
-        if self.version == 2:
+        if self.is_v2:
             drawn = t.make_params([torch.empty((1, *size), device="meta")])
             return [affine(size, **drawn, center=t.center, operation=self.operation)]
         angle, translate, scale, shear = t.get_params(t.degrees, t.translate, t.scale, t.shear, size[::-1])
         return [affine(size, angle, translate, scale, shear, t.center, operation=self.operation)]
-
-
-def _between(number: float, limits: Sequence[float]) -> float:
-    return limits[0] + number * (limits[1] - limits[0])
