@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 
 from lmdbpipe.indices import Indices
 from lmdbpipe.records import Records
@@ -35,6 +36,8 @@ class ReadAhead:
         counts = [database.manifest.totals["file_bytes"] // STEP + 1 for database in records.databases]
         self._firsts = np.cumsum([0, *counts])
         self._asked = np.full(_REMEMBERED, -1, np.int64)
+        self._run = (0, range(0))
+        """Of a pass through consecutive samples instead: a file, and the steps of it that were asked for."""
         self._thread: ThreadPoolExecutor | None = None
 
     def __repr__(self) -> str:
@@ -45,19 +48,34 @@ class ReadAhead:
         if not hasattr(os, "posix_fadvise"):
             return
         for number, steps in self._records.steps(indices):
-            numbers = steps + self._firsts[number]
-            places = numbers % _REMEMBERED
-            is_new = self._asked[places] != numbers
-            if is_new.any():
-                self._asked[places] = numbers
-                database = self._records.databases[number]
-                if missing := database.missing(steps[is_new].tolist()):
-                    self._advise(database, missing)
+            database = self._records.databases[number]
+            new = self._further(number, steps) if isinstance(steps, range) else self._unknown(number, steps)
+            if new and (missing := database.missing(new)):
+                self._advise(database, missing)
 
     def close(self) -> None:
         """Forget what the kernel was not asked for yet, and end the thread."""
         if self._thread is not None:
             self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _further(self, number: int, steps: range) -> range:
+        """Take what of some steps the run so far does not hold, and go on with it, or with another run."""
+        file, run = self._run
+        if number == file and run.start <= steps.start <= run.stop:
+            new = range(run.stop, steps.stop)
+            self._run = file, range(max(run.start, run.stop - _REMEMBERED), max(run.stop, steps.stop))
+            return new
+        self._run = number, steps
+        return steps
+
+    def _unknown(self, number: int, steps: npt.NDArray[np.int64]) -> list[int]:
+        """Take those of some steps that are not remembered, and remember them."""
+        numbers = steps + self._firsts[number]
+        places = numbers % _REMEMBERED
+        is_new = self._asked[places] != numbers
+        self._asked[places] = numbers
+        new: list[int] = steps[is_new].tolist()
+        return new
 
     def _advise(self, database: Database, steps: Sequence[int]) -> None:
         if self._thread is None:

@@ -116,8 +116,8 @@ class Records:
             OutOfRangeError: There is no such sample.
         """
         if len(indices):
-            run = (indices[0], indices[-1]) if isinstance(indices, range) else None
-            first, last = run or (int(np.min(indices)), int(np.max(indices)))
+            is_run = isinstance(indices, range)
+            first, last = (indices[0], indices[-1]) if is_run else (int(np.min(indices)), int(np.max(indices)))
             if first < 0 or last >= self._length:  # the map has no bounds of its own
                 raise OutOfRangeError(f"sample {first if first < 0 else last} does not exist: there are {len(self)}")
         leaves = [gather(indices) for gather in self._gathers]
@@ -173,7 +173,7 @@ class Records:
                 index = database.manifest.schema.index(leaf, "shape")
                 yield from map(tuple, database.column(chunk, index, column).tolist())
 
-    def steps(self, indices: Indices) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    def steps(self, indices: Indices) -> Iterator[tuple[int, Indices]]:
         """Tell where some samples, at least one, lie: numbers of files, each with its steps as `Database` has them."""
         for number, local in self._split(indices)[0]:
             length = self.databases[number].manifest.chunk_length

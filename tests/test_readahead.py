@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,40 @@ class Endless:
         """Nothing, but what was looked for is noted."""
         self.asked += steps
         return ()
+
+
+def test_runs_are_asked_for_once() -> None:
+    """Steps of consecutive samples are looked for once while they go on, in every file, and again from the begin."""
+    asked: list[tuple[int, int]] = []
+
+    class Files:
+        """Two files of which each sample takes a step."""
+
+        manifest = SimpleNamespace(totals={"file_bytes": 100_000 * STEP})
+
+        def __init__(self) -> None:
+            self.databases = [
+                SimpleNamespace(manifest=self.manifest, missing=lambda steps, n=n: asked.extend((n, s) for s in steps))
+                for n in (0, 1)
+            ]
+
+        def steps(self, indices: range) -> Iterator[tuple[int, range]]:
+            """Those of the first file, and of the second from the sample 100,000 on."""
+            for number, low in enumerate((0, 100_000)):
+                if own := range(max(indices.start, low) - low, min(indices.stop, low + 100_000) - low):
+                    yield number, own
+
+    read_ahead = ReadAhead(Files())  # type: ignore[arg-type]
+    for start in (0, 3, 6, 99_990, 99_995, 100_001):
+        read_ahead.ask(range(start, start + 6))
+    first = [*range(12), *range(99_990, 100_000)]
+    assert asked == [(0, step) for step in first] + [(1, step) for step in range(7)]
+    asked.clear()
+    for start in range(0, 20_000, 100):
+        read_ahead.ask(range(start, start + 100))
+    read_ahead.ask(range(4))
+    read_ahead.ask(range(19_996, 20_002))
+    assert asked == [(0, step) for step in [*range(20_000), *range(4), *range(19_996, 20_002)]]
 
 
 def test_what_was_asked_for_lately_is_remembered() -> None:

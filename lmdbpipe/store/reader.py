@@ -117,7 +117,8 @@ class Database:
     def start(self, chunk: int, index: int, column: Column) -> tuple[npt.NDArray[np.uint8], int]:
         """Give bytes as `memory` does, and where among them one column of one chunk starts, which is not empty."""
         self._open()
-        address: int = self._table(index).item(chunk)
+        table = self._addresses.get(index)
+        address: int = -1 if table is None else table.item(chunk)
         if address < 0:
             address = self._find(chunk, index, column)
         base, memory = self._memory or self.memory()
@@ -151,8 +152,8 @@ class Database:
             self._memory = base, np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(base))
         return self._memory
 
-    def steps(self, chunks: npt.NDArray[np.int64] | range) -> npt.NDArray[np.int64]:
-        """Number the steps of 1 MiB of the file that hold some chunks, ascending.
+    def steps(self, chunks: npt.NDArray[np.int64] | range) -> npt.NDArray[np.int64] | range:
+        """Number the steps of 1 MiB of the file that hold some chunks, ascending; a range for a range.
 
         A chunk's place is taken from the chunk that was read last, and the mean size of chunks: to learn it exactly
         would read it.
@@ -162,7 +163,7 @@ class Database:
         chunk, place = self._anchor
         if isinstance(chunks, range):
             low, high = place + (chunks.start - chunk) * stride, place + (chunks.stop - chunk) * stride
-            return np.arange(max(int(low), 0) // STEP, min(int(high), end) // STEP + 1)
+            return range(max(int(low), 0) // STEP, min(int(high), end) // STEP + 1)
         lows = place + (np.unique(chunks) - chunk) * stride
         first = np.maximum(lows.astype(np.int64), 0) // STEP
         last = np.minimum((lows + stride).astype(np.int64), end) // STEP
