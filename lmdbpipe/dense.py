@@ -54,7 +54,6 @@ class DenseLeaf:
         batch = self._codec.stack(torch.empty(tuple(sizes), dtype=self.dtype))
         # The order in which a batch names the axes of rows; None if it is more than an order that changes.
         self.axes = tuple(sizes.index(size) for size in batch.shape) if batch.dtype == self.dtype else None
-        self._in_order = self.axes == tuple(range(len(sizes)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_windows": (None, None)}
@@ -67,6 +66,9 @@ class DenseLeaf:
     def gather(self, indices: Indices) -> torch.Tensor:
         """Copy rows into memory of the caller's own: ``[n, ...]``, as the codec stacks them."""
         size = len(indices) * self.row_bytes
+        is_run = isinstance(indices, range) and 0 < size < DEAR
+        if is_run and self.axes is not None and (run := self._run(indices)) is not None:  # type: ignore[arg-type]
+            return torch.from_numpy(COPIER.copy(run).transpose(self.axes))  # NumPy turns axes sooner than torch
         if self.axes is None:
             return self._codec.stack(self._fill(POOL.empty((len(indices), *self.shape), self.dtype), indices))
         lent = size >= SMALLEST and not isinstance(indices, range) and travels()
@@ -76,9 +78,6 @@ class DenseLeaf:
             rows: Array = np.empty(0, np.uint8)
         elif not isinstance(indices, range):
             rows = self._pick(indices)
-        elif (run := self._run(indices)) is not None:
-            copied = torch.from_numpy(COPIER.copy(run))
-            return copied if self._in_order else copied.permute(self.axes)
         else:
             rows = COPIER.join(self.runs(indices))
         rows = rows.view(self.column.dtype).reshape(len(indices), *self.shape)

@@ -18,6 +18,7 @@ from lmdbpipe.device import Transfer, is_gpu
 from lmdbpipe.errors import ConfigError
 from lmdbpipe.files import Paths
 from lmdbpipe.iterable import LMDBIterableDataset, Streamable
+from lmdbpipe.order import padding_mask
 from lmdbpipe.pipeline import Keys
 from lmdbpipe.reader import StreamReader
 from lmdbpipe.records import Indices
@@ -191,8 +192,9 @@ class _Tasks(BaseNode[Task]):  # type: ignore[misc]
         if self.plan is None:
             return
         seed, epoch = self.plan.order.seed, self.plan.order.epoch
-        for indices, batch, keys in requests(self.reader.pipeline, self.plan):
-            mask = torch.from_numpy(batch.mask()) if self.reader.options.with_mask else None
+        for indices, repeats, keys in requests(self.reader.pipeline, self.plan):
+            with_mask = self.reader.options.with_mask
+            mask = torch.from_numpy(padding_mask(len(indices), repeats)) if with_mask else None
             if self.plan.dealing.batch_size is not None:
                 yield indices, seed, epoch, keys, mask
                 continue

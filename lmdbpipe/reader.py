@@ -221,7 +221,7 @@ class StreamReader:
         dealing, first = resume(state, self.options.dealing(self.contents.length, ranks, workers))
         return Plan(
             state=state,
-            order=state.restore(self._order(0), fingerprint=self.contents.fingerprint),
+            order=state.restore(self._order(state.epoch), fingerprint=self.contents.fingerprint),
             dealing=dealing,
             selection=self.contents.selection,
             first=len(dealing) if state.finished else first,

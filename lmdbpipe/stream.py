@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import itertools
@@ -15,7 +14,7 @@ import torch
 from lmdbpipe.checks import flag
 from lmdbpipe.device import Transfer
 from lmdbpipe.errors import ConfigError
-from lmdbpipe.order import BaseOrder, Batch, Dealing, OrderState, Segments, Selection, Uneven
+from lmdbpipe.order import BaseOrder, Batch, Dealing, OrderState, Segments, Selection, Uneven, padding_mask
 from lmdbpipe.pipeline import Keys, Pipeline
 from lmdbpipe.prefetch import map_ahead
 from lmdbpipe.readahead import ReadAhead
@@ -127,8 +126,8 @@ class Progress:
         return self.plan.state.after(self.plan.dealing, self.done, finished=self.finished)
 
 
-Request = tuple[Indices, Batch, Keys]
-"""Samples to read together, where in the order they stand, and what their draws are a function of."""
+Request = tuple[Indices, int, Keys]
+"""Samples to read together, how many at their end are padding, and what their draws are a function of."""
 
 
 class Pass(Iterator[Any]):
@@ -188,9 +187,9 @@ class Pass(Iterator[Any]):
         seed, epoch = plan.order.seed, plan.order.epoch
 
         def read(request: Request) -> Any:
-            indices, batch, keys = request
+            indices, repeats, keys = request
             item = self.pipeline.batch(indices, seed, epoch, keys)
-            return (item, torch.from_numpy(batch.mask())) if self._with_mask else item
+            return (item, torch.from_numpy(padding_mask(len(indices), repeats))) if self._with_mask else item
 
         options = self.pipeline.options
         transfer = Transfer(options.torch_device)
@@ -200,8 +199,8 @@ class Pass(Iterator[Any]):
             yield from map(share, batches) if travels() else batches
 
     def _samples(self, plan: Plan) -> Iterator[Any]:
-        for indices, batch, keys in requests(self.pipeline, plan):
-            mask = batch.mask()
+        for indices, repeats, keys in requests(self.pipeline, plan):
+            mask = padding_mask(len(indices), repeats)
             for row in range(len(indices)):
                 one = slice(row, row + 1)
                 (sample,) = self.pipeline.seeded_samples(
@@ -215,23 +214,34 @@ def requests(pipeline: Pipeline, plan: Plan) -> Iterator[Request]:
     dealing, records = plan.dealing, pipeline.records
     if plan.ended:
         return
-    items = dealing.runs(plan.first, _RUN) if dealing.batch_size is None else dealing.batches(plan.first)
     sample_bytes = sum(d.manifest.totals["payload_bytes"] for d in records.databases) // max(len(records), 1)
-    size = (dealing.batch_size or _RUN) * max(sample_bytes, 1)
-    count = max(1, min(_AHEAD_BATCHES, _AHEAD_BYTES // (size * dealing.num_workers)))
-    ahead: collections.deque[Request] = collections.deque()
-    given = (_request(plan, item, len(records)) for item in items)
+    size = dealing.batch_size or _RUN
+    most = max(1, min(_AHEAD_BATCHES, _AHEAD_BYTES // (size * max(sample_bytes, 1) * dealing.num_workers)))
+    count = max(1, most // _PIECES)
+    run = dealing.consecutive(plan.first) if plan.selection is None and not plan.order.shuffle else None
+    given: Iterator[Request]
+    pieces: Iterator[Indices]
+    if run is None:
+        items = dealing.runs(plan.first, _RUN) if dealing.batch_size is None else dealing.batches(plan.first)
+        given, coming = itertools.tee(_request(plan, item, len(records)) for item in items)
+        pieces = map(_together, iter(lambda: list(itertools.islice(coming, count)), []))
+    else:  # in as little time as Python takes
+        given = ((run[low : low + size], 0, None) for low in range(0, len(run), size))
+        pieces = (run[low : low + count * size] for low in range(0, len(run), count * size))
+    ahead = 0
     with contextlib.closing(ReadAhead(records)) as read_ahead:
-        while group := list(itertools.islice(given, max(1, count // _PIECES))):
-            read_ahead.ask(_together([indices for indices, _, _ in group]))
-            ahead.extend(group)
-            while len(ahead) > count:
-                yield ahead.popleft()
-        yield from ahead
+        for piece in pieces:
+            read_ahead.ask(piece)
+            ahead += count
+            if ahead > most:
+                yield from itertools.islice(given, ahead - most)
+                ahead = most
+        yield from given
 
 
-def _together(parts: list[Indices]) -> Indices:
-    """Join the samples of some batches; as a range where they follow each other."""
+def _together(group: list[Request]) -> Indices:
+    """Join what some requests read; as a range where it is one."""
+    parts = [indices for indices, _, _ in group]
     if len(parts) == 1:
         return parts[0]
     runs = [part for part in parts if isinstance(part, range)]
@@ -244,7 +254,7 @@ def _request(plan: Plan, item: Batch, length: int) -> Request:
     """What is to be read for an item, of some length of all; as a range where samples are consecutive."""
     if plan.selection is not None:
         indices, numbers = plan.selection.at(item.indices(plan.order), plan.order)
-        return indices, item, numbers if numbers is None else numbers * length + indices
+        return indices, item.repeats, numbers if numbers is None else numbers * length + indices
     if plan.order.shuffle or len(item.ranges) != 1:
-        return item.indices(plan.order), item, None
-    return range(*item.ranges[0]), item, None
+        return item.indices(plan.order), item.repeats, None
+    return range(*item.ranges[0]), item.repeats, None

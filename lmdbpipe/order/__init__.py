@@ -1,7 +1,7 @@
 """The order of an epoch, how it is dealt to ranks and workers, and the state to resume it: integers only."""
 
 from lmdbpipe.order.base import BaseOrder
-from lmdbpipe.order.dealing import Batch, Dealing, Uneven
+from lmdbpipe.order.dealing import Batch, Dealing, Uneven, padding_mask
 from lmdbpipe.order.merge import merge, resume
 from lmdbpipe.order.mixture import Mixture, apportion
 from lmdbpipe.order.permute import Permutation, Purpose, window_permutation
@@ -32,6 +32,7 @@ __all__ = [
     "choose",
     "draw",
     "merge",
+    "padding_mask",
     "resume",
     "window_permutation",
 ]

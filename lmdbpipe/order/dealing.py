@@ -59,7 +59,12 @@ class Batch:
 
     def mask(self) -> npt.NDArray[np.bool_]:
         """Return bool ``[n]``: True for a sample that counts, False for padding. So a metric can be exact."""
-        return np.arange(len(self)) < len(self) - self.repeats
+        return padding_mask(len(self), self.repeats)
+
+
+def padding_mask(size: int, repeats: int) -> npt.NDArray[np.bool_]:
+    """Return bool ``[size]``: True for a sample that counts, False for padding, which comes last."""
+    return np.arange(size) < size - repeats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +180,12 @@ class Dealing:
         size = whole("size", size, 1)
         lows = range(start + first, stop, size)
         return (self._piece(low - start, low, min(low + size, stop)) for low in lows)
+
+    def consecutive(self, first: int = 0) -> range | None:
+        """Return the positions from this worker's own batch number ``first`` on, if they are one range."""
+        if self.batch_size is None or len(self.segments) != 1 or self.world_size > 1 or self.num_workers > 1:
+            return None
+        return range(*self.segments[0])[first * self.batch_size : self.num_samples]
 
     def own_range(self) -> tuple[int, int]:
         """Return the range of this worker in what is dealt, laid end to end; padding lies past the end.

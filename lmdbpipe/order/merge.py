@@ -47,7 +47,7 @@ def resume(state: OrderState, dealing: Dealing) -> tuple[Dealing, int]:
         if replace(then, rank=now.rank % then.world_size) == now or _same_steps(then, now):
             return now, min(state.share.done, len(now))
         state = merge([state])
-    return replace(dealing, remaining=state.remaining), 0
+    return dealing if state.remaining == dealing.segments else replace(dealing, remaining=state.remaining), 0
 
 
 def merge(states: Iterable[OrderState]) -> OrderState:

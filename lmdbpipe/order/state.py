@@ -151,7 +151,8 @@ class OrderState:
         for name, value in given.items():
             if value != here[name]:
                 raise StateError(f"the state is of another {name}: it has {value!r}, the reader {here[name]!r}")
-        return replace(order, seed=self.seed, epoch=self.epoch)
+        same = (order.seed, order.epoch) == (self.seed, self.epoch)
+        return order if same else replace(order, seed=self.seed, epoch=self.epoch)
 
     def to_json_dict(self) -> dict[str, Any]:
         """Return the state as strings, integers, booleans, None and lists of them, all new objects.

@@ -189,6 +189,19 @@ def test_dealing_is_pinned() -> None:
     assert [b.positions().tolist() for b in replace(dealing, num_workers=2).batches()] == [[0, 1], [8]]
 
 
+@given(dealing=dealings(), data=st.data())
+def test_consecutive_batches_are_a_range(dealing: Dealing, data: st.DataObject) -> None:
+    """One worker of one rank reads a range, if no part of it was read before; nobody else does."""
+    if dealing.batch_size is None:
+        assert dealing.consecutive() is None
+        return
+    first = data.draw(st.integers(0, len(dealing)))
+    rest = [position for batch in dealing.batches(first) for position in batch.positions().tolist()]
+    found = dealing.consecutive(first)
+    alone = dealing.world_size == dealing.num_workers == len(dealing.segments) == 1
+    assert found is None if not alone else found is not None and list(found) == rest
+
+
 def test_padding_wraps_to_the_first_samples() -> None:
     """Padding repeats the epoch's first samples, from the beginning again if there are too few, and is masked."""
     last = [list(replace(Dealing(length=2, batch_size=4, world_size=5), rank=r).batches()) for r in range(5)]
