@@ -279,9 +279,9 @@ def lower(transform: Callable[[Any], Any] | None, *, exact: bool = True) -> Lowe
 
     Example:
         >>> from torchvision import transforms as T
-        >>> print(lower(T.Compose([T.RandomHorizontalFlip(), T.GaussianBlur(3), T.ToTensor()])).explain())
+        >>> print(lower(T.Compose([T.RandomHorizontalFlip(), T.RandomPerspective(), T.ToTensor()])).explain())
          1 RandomHorizontalFlip         batched: PIL RGB -> PIL RGB
-         2 GaussianBlur                 one at a time: it has no batched form
+         2 RandomPerspective            one at a time: it has no batched form
          3 ToTensor                     batched, where it can be
     """
     return Lowered(transform, [] if transform is None else _steps(transform, exact), exact=exact)

@@ -11,7 +11,7 @@ import torch
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from lmdbpipe.transforms import augment, color, compose, convert, crops, erase, geometry, jitter, resize, turning
+from lmdbpipe.transforms import augment, blur, color, compose, convert, crops, erase, geometry, jitter, resize, turning
 
 TABLE: dict[type, Any] = {
     torch.nn.Identity: convert.Identity,
@@ -20,6 +20,7 @@ TABLE: dict[type, Any] = {
     v1.ColorJitter: jitter.ColorJitter,
     v1.ConvertImageDtype: convert.ConvertImageDtype,
     v1.FiveCrop: crops.FiveCrop,
+    v1.GaussianBlur: blur.GaussianBlur,
     v1.Grayscale: color.Grayscale,
     v1.Normalize: convert.Normalize,
     v1.PILToTensor: convert.PILToTensor,
@@ -51,6 +52,7 @@ TABLE: dict[type, Any] = {
     v2.ColorJitter: jitter.ColorJitterV2,
     v2.ConvertImageDtype: convert.ConvertImageDtypeV2,
     v2.FiveCrop: crops.FiveCrop,
+    v2.GaussianBlur: blur.GaussianBlurV2,
     v2.Grayscale: color.GrayscaleV2,
     v2.Identity: convert.Identity,
     v2.Normalize: convert.Normalize,

@@ -135,6 +135,12 @@ def _augments(module: Any) -> dict[type, tuple[Callable[[], Any], ...]]:
             lambda: module.ColorJitter(saturation=(2, 2)),
             module.ColorJitter,
         ),
+        module.GaussianBlur: (
+            lambda: module.GaussianBlur(5),
+            lambda: module.GaussianBlur((3, 9), sigma=(0.3, 4.0)),
+            lambda: module.GaussianBlur((7, 1), sigma=1.5),
+            lambda: module.GaussianBlur(15),
+        ),
         module.RandAugment: (
             module.RandAugment,
             lambda: module.RandAugment(4, magnitude=30, fill=99),
