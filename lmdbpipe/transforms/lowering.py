@@ -1,64 +1,56 @@
-"""Turn a torchvision transform into a batched pipeline that gives the same bits.
-
-The transform is flattened to steps. For a batch, the longest runs of steps that are batched for such images (`Spec`)
-are applied at once; the others get one sample after the other, as the object that torchvision would have given them.
-"""
+"""Turn a torchvision transform into a batched pipeline that gives the same bits."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
 from lmdbpipe.errors import TransformError
-from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.compose import Container
-from lmdbpipe.transforms.crops import Crops, run
 from lmdbpipe.transforms.draws import Draws, ReplayDraws
-from lmdbpipe.transforms.groups import Images, Leaf, batches_of, collect, grouped, size_of
+from lmdbpipe.transforms.groups import Images, collect
 from lmdbpipe.transforms.opaque import Opaque
-from lmdbpipe.transforms.step import Params, Spec, Step, spec_of
-from lmdbpipe.transforms.streams import torch_words, torch_words_known
+from lmdbpipe.transforms.running import Runner
+from lmdbpipe.transforms.step import Spec, Step
 from lmdbpipe.transforms.table import TABLE
-from lmdbpipe.transforms.windows import Ints
 
 _OVERRIDES = ("__call__", "forward", "get_params", "make_params", "transform")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_UNROLLED = (v1.Compose, v2.Compose, torch.nn.Sequential)
 
 
 class Lowered:
     """A transform in batched form. Made by `lower`; safe to call from several threads.
 
+    Changes of the transform take effect with the next batch: of attributes, of the steps of containers.
+
     Attributes:
         transform: What was lowered.
-        steps: Its steps, containers of steps unrolled.
         exact: Whether resizing gives the same bits as PIL.
     """
 
-    def __init__(self, transform: Any, steps: Sequence[Step], *, exact: bool) -> None:
+    def __init__(self, transform: Any, *, exact: bool) -> None:
         self.transform = transform
-        self.steps = tuple(steps)
         self.exact = exact
-        self._first = np.concatenate([[0], np.cumsum([step.words for step in steps])]).tolist()
-        self._unbatched = functools.lru_cache(maxsize=256)(self._find_unbatched)
-        self._first_far = functools.lru_cache(maxsize=256)(self._find_first_far)
+        self._known: tuple[list[Any], Runner] | None = None
 
     def __repr__(self) -> str:
         batched = sum(not isinstance(step, Opaque) for step in self.steps)
         return f"Lowered({len(self.steps)} steps, {batched} of them batched)"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"transform": self.transform, "exact": self.exact}
+        return {"transform": self.transform, "exact": self.exact, "_known": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(lower(state["transform"], exact=state["exact"]).__dict__)
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The transform's steps as they are now, containers of steps unrolled."""
+        return self._runner().steps
 
     def explain(self, mode: str = "RGB") -> str:
         """Say step by step what is batched, what is not, and why.
@@ -104,159 +96,17 @@ class Lowered:
         count = len(images)
         if not count:
             raise TransformError("the batch is empty; a transform needs at least one image")
-        draws = ReplayDraws() if draws is None else draws
         device = None if device is None else torch.device(device)
-        leaves = self._replay(images, draws, device) if draws.in_order else self._count(images, draws, device)
-        return collect(leaves, count, device)
+        return collect(self._runner()(images, ReplayDraws() if draws is None else draws, device), count, device)
 
-    # Draws that do not depend on order: as far as possible at once, then the next step one at a time, and so on.
-
-    def _count(self, images: Images, draws: Draws, device: torch.device | None) -> list[Leaf]:
-        leaves: list[Leaf] = []
-        pending: list[tuple[Ints, Batch | Crops | list[Any], int]] = [(*group, 0) for group in batches_of(images)]
-        while pending:
-            places, batch, begin = pending.pop()
-            if isinstance(batch, list):
-                end, samples = begin, batch
-            else:
-                end = self._unbatched(begin, batch.spec)
-                far = self._first_far(begin, batch.spec) if device is not None else None
-                first = self._first[begin]
-                words = draws.words(places, first, self._first[end] - first)
-                for number in range(begin, end):
-                    step, at = self.steps[number], self._first[number] - first
-                    if device is not None and number == far:
-                        batch = batch.bound_for(device)
-                    params, _ = step.decode(words[:, at : at + step.words], batch.spec, batch.size)
-                    batch = run(step, batch, params)
-                if end == len(self.steps):
-                    leaves.append(Leaf(places, batch))
-                    continue
-                samples = batch.samples()
-            if end == len(self.steps):
-                leaves.append(Leaf(places, samples))
-                continue
-            transform = self.steps[end].t
-            with closing(draws.own(places, self._first[end])) as own:  # type: ignore[type-var]
-                results = [transform(sample) for sample, _ in zip(samples, own, strict=True)]
-            pending += [(places[rows], group, end + 1) for rows, group in grouped(results)]
-        return leaves
-
-    # Draws in torchvision's order: per sample, all that is not batched and then the parameters of what is.
-
-    def _replay(self, images: Images, draws: Draws, device: torch.device | None) -> list[Leaf]:
-        count = len(images)
-        batches = batches_of(images)
-        if len(batches) == 1 and isinstance(batches[0][1], Batch):
-            places, batch = batches[0]
-            assert isinstance(batch, Batch)
-            params = self._replay_words(batch) if self._unbatched(0, batch.spec) == len(self.steps) else None
-            if params is not None:
-                return [Leaf(places, self._apply(batch, 0, params, device))]
-        where = {int(place): (group, i) for group in batches for i, place in enumerate(group[0])}
-        tails: dict[tuple[int, Spec | None], list[tuple[int, Any, list[Any]]]] = {}
-        for place in range(count):
-            (_, batch), i = where[place]
-            tail, sample, spec = self._replay_head(batch, i)
-            ones: list[Any] = []
-            if spec is not None:
-                size = sample.size if isinstance(sample, Batch) else size_of(sample)
-                at = spec
-                for step in self.steps[tail:]:
-                    one, size = step.draw(at, size)
-                    ones.append(one)
-                    at = step.infer(at)  # type: ignore[assignment]
-            tails.setdefault((tail, spec), []).append((place, sample, ones))
-        leaves = []
-        for (tail, spec), members in tails.items():
-            places = np.array([place for place, _, _ in members])
-            if spec is None:
-                leaves.append(Leaf(places, [sample for _, sample, _ in members]))
-                continue
-            if tail == 0:
-                group, _ = where[int(places[0])]
-                order = {int(place): i for i, place in enumerate(group[0])}
-                assert isinstance(group[1], Batch)
-                batch = group[1].take(np.array([order[int(place)] for place in places]))
-            else:
-                batch = Batch.of_samples(spec, [sample for _, sample, _ in members])
-            columns = zip(*(ones for _, _, ones in members), strict=True)
-            params = [step.stack(column) for step, column in zip(self.steps[tail:], columns, strict=False)]
-            leaves.append(Leaf(places, self._apply(batch, tail, params, device)))
-        return leaves
-
-    def _replay_head(self, batch: Batch | list[Any], i: int) -> tuple[int, Any, Spec | None]:
-        """Apply all steps of one sample up to the last that is not batched; give the next, the sample and its spec."""
-        if isinstance(batch, Batch):
-            end, spec = self._unbatched(0, batch.spec), batch.spec
-            if end == len(self.steps):
-                return 0, batch.take(np.array([i])), spec
-            sample = batch.take(np.array([i])).samples()[0]
-        else:
-            end, sample = 0, batch[i]
-        begin = 0
-        while begin < len(self.steps):
-            for step in self.steps[begin : end + 1]:
-                sample = step.t(sample)
-            begin = end + 1
-            spec = spec_of(sample)
-            end = begin if spec.kind == "object" else self._unbatched(begin, spec)
-            if spec.kind != "object" and end == len(self.steps):
-                return begin, sample, spec
-        return begin, sample, None
-
-    def _replay_words(self, batch: Batch) -> list[Params] | None:
-        """Draw for a whole batch at once, where each sample takes the same number of words of torch's generator."""
-        plain = torch.get_default_dtype() == torch.float32 and torch.get_default_device().type == "cpu"
-        if not plain or not torch_words_known():
-            return None
-        spec, size, counts = batch.spec, batch.size, []
-        sized = np.empty((len(batch), 0), np.uint32)
-        for step in self.steps:
-            count = step.fixed(spec, size)
-            if count is None:
-                return None
-            counts.append(count)
-            size = step.extent(spec, size)
-            spec = step.infer(spec)  # type: ignore[assignment]
-        words = torch_words(len(batch) * sum(counts)).reshape(len(batch), -1) if sum(counts) else sized
-        params, spec, size, first = [], batch.spec, batch.size, 0
-        for step, count in zip(self.steps, counts, strict=True):
-            drawn, size = step.decode(words[:, first : first + count], spec, size)
-            params.append(drawn)
-            first += count
-            spec = step.infer(spec)  # type: ignore[assignment]
-        return params
-
-    def _apply(
-        self, batch: Batch | Crops, begin: int, params: Sequence[Params], device: torch.device | None
-    ) -> Batch | Crops:
-        far = self._first_far(begin, batch.spec) if device is not None else None
-        for number, drawn in enumerate(params, begin):
-            if device is not None and number == far:
-                batch = batch.bound_for(device)
-            batch = run(self.steps[number], batch, drawn)
-        return batch
-
-    def _find_unbatched(self, begin: int, spec: Spec) -> int:
-        """The first step at or after ``begin`` that is not batched for such images; the number of steps if all are."""
-        if spec.kind == "object":
-            return begin
-        for number in range(begin, len(self.steps)):
-            out = self.steps[number].infer(spec)
-            if isinstance(out, str):
-                return number
-            spec = out
-        return len(self.steps)
-
-    def _find_first_far(self, begin: int, spec: Spec) -> int | None:
-        """The first step from which on pixels may be on another device; None if the CPU needs them in the end."""
-        if self._unbatched(begin, spec) < len(self.steps):
-            return None
-        for step in self.steps[begin:]:
-            spec = step.infer(spec)  # type: ignore[assignment]
-        needing = [number for number, step in enumerate(self.steps) if not step.anywhere]
-        return max([begin, *(number + 1 for number in needing)]) if spec.kind == "tensor" else None
+    def _runner(self) -> Runner:
+        """What applies the steps; made anew when the transform has changed."""
+        parts = [] if self.transform is None else _parts(self.transform)
+        known = self._known
+        if known is None or len(known[0]) != len(parts) or not all(map(operator.is_, known[0], parts)):
+            steps = [] if self.transform is None else _steps(self.transform, self.exact)
+            known = self._known = (parts, Runner(steps))
+        return known[1]
 
 
 def lower(transform: Callable[[Any], Any] | None, *, exact: bool = True) -> Lowered:
@@ -284,21 +134,19 @@ def lower(transform: Callable[[Any], Any] | None, *, exact: bool = True) -> Lowe
          2 RandomPerspective            one at a time: it has no batched form
          3 ToTensor                     batched, where it can be
     """
-    return Lowered(transform, [] if transform is None else _steps(transform, exact), exact=exact)
+    return Lowered(transform, exact=exact)
 
 
 def _steps(transform: Any, exact: bool) -> list[Step]:
     """Unroll containers."""
     if _overridden(transform):
         return [Opaque(transform, "it has hooks or replaced methods")]
-    if type(transform) in (v1.Compose, v2.Compose):
-        return [step for child in transform.transforms for step in _steps(child, exact)]
-    if type(transform) is torch.nn.Sequential:
-        return [step for child in transform for step in _steps(child, exact)]
+    if type(transform) in _UNROLLED:
+        return [step for child in _children(transform) for step in _steps(child, exact)]
     lowered = TABLE.get(type(transform))
     if lowered is not None:
         if issubclass(lowered, Container):
-            step: Step = lowered(transform, [_steps(child, exact) for child in transform.transforms])
+            step: Step = lowered(transform, [_steps(child, exact) for child in _children(transform)])
         else:
             step = lowered(transform)
         step.exact = exact
@@ -307,6 +155,24 @@ def _steps(transform: Any, exact: bool) -> list[Step]:
     if base is not None:
         return [Opaque(transform, f"it is a subclass of {base.__name__}, which may do anything")]
     return [Opaque(transform, "it has no batched form")]
+
+
+def _children(transform: Any) -> Iterable[Any]:
+    """The transforms in a container; none in what is no container, or no known one."""
+    if type(transform) is torch.nn.Sequential:
+        return transform
+    lowered = TABLE.get(type(transform))
+    known = type(transform) in _UNROLLED or (lowered is not None and issubclass(lowered, Container))
+    return transform.transforms if known else ()
+
+
+def _parts(transform: Any) -> list[Any]:
+    """All that decides how a transform is lowered: itself, its attributes, its hooks, and what is in a container."""
+    own = getattr(transform, "__dict__", {})
+    parts = [transform, *own.values(), *(bool(own.get(name)) for name in _HOOKS)]
+    for child in _children(transform):
+        parts += _parts(child)
+    return parts
 
 
 def _overridden(transform: Any) -> bool:

@@ -63,7 +63,7 @@ def test_replay_without_the_bulk_stream(transform: Any, monkeypatch: pytest.Monk
     raw = pack(make_images("RGB", [(9, 9)] * 7, 0))
     seed_all(4)
     expected, after = lowered_tensor(transform, raw), states()
-    monkeypatch.setattr("lmdbpipe.transforms.lowering.torch_words_known", lambda: False)
+    monkeypatch.setattr("lmdbpipe.transforms.running.torch_words_known", lambda: False)
     seed_all(4)
     assert torch.equal(lowered_tensor(transform, raw), expected)
     assert states() == after

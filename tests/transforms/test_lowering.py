@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import pickle
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +25,7 @@ from lmdbpipe.errors import TransformError
 from lmdbpipe.transforms import CounterDraws, lower, lowering, raw
 from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.gather import _on_device
+from lmdbpipe.transforms.running import Runner
 from lmdbpipe.transforms.step import Spec
 from tests.transforms.examples import MEAN, STD
 from tests.transforms.helpers import assert_like_torchvision, assert_same, make_images, pack, seed_all, without_numba
@@ -189,6 +191,47 @@ def test_attributes_are_live() -> None:
     assert_same(lowered(raw), still.flip(-1))
 
 
+def _insert(transform: Any) -> None:
+    transform.transforms.insert(0, v1.CenterCrop(6))
+
+
+def _replace(transform: Any) -> None:
+    transform.transforms[1].transforms[0] = v1.RandomVerticalFlip(1.0)
+
+
+def _expand(transform: Any) -> None:
+    transform.transforms[0].expand = True
+
+
+def _refill(transform: Any) -> None:
+    transform.transforms[0].fill = (1, 2, 3)
+
+
+def _hook(transform: Any) -> None:
+    transform.transforms[0].register_forward_hook(lambda *_: make_images("RGB", [(5, 5)], 9)[0])
+
+
+def _override(transform: Any) -> None:
+    transform.transforms[0].forward = lambda image: image.rotate(90)
+
+
+@pytest.mark.parametrize("change", [_insert, _replace, _expand, _refill, _hook, _override])
+def test_any_change_takes_effect(change: Callable[[Any], None]) -> None:
+    """Whatever is changed in a transform after a batch, the next one is as if it had always been so."""
+    apply = v1.RandomApply([v1.RandomHorizontalFlip(1.0)], p=1.0)
+    transform = v1.Compose([v1.RandomRotation((30, 30)), apply, v1.ToTensor()])
+    images = make_images("RGB", [(8, 9)] * 3, 0)
+    lowered = lower(transform)
+    before = lowered(pack(images))
+    change(transform)
+    expected = [transform(image) for image in images]
+    for one, other in zip(lowered(pack(images)), expected, strict=True):
+        assert_same(one, other)
+    assert any(
+        one.shape != other.shape or not torch.equal(one, other) for one, other in zip(before, expected, strict=True)
+    )
+
+
 @pytest.mark.parametrize(
     "transform", [v2.ToImage(), v2.PILToTensor(), CIFAR, v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32)])]
 )
@@ -239,7 +282,7 @@ def test_windows_on_a_device_like_on_the_cpu() -> None:
         v2.Compose([v2.RandomVerticalFlip(), v2.RandomHorizontalFlip(), v2.RandomCrop(9, padding=3, fill=4)])
     )
     seed_all(1)
-    leaf = lowered._replay(pixels, transforms.ReplayDraws(), None)[0].result
+    leaf = Runner(lowered.steps)(pixels, transforms.ReplayDraws(), None)[0].result
     assert isinstance(leaf, Batch)
     assert torch.equal(_on_device(pixels, leaf.windows), leaf.pixels())  # type: ignore[arg-type]
 
