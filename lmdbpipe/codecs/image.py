@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,38 +17,10 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from lmdbpipe.codecs.base import OFFSET, Array, Arrays, Codec, Column, MismatchError, check_ends, ends, span
+from lmdbpipe.modes import MODES, image_of, palette_of
 
 _MODE = np.dtype("S5")
 _BYTE = np.dtype("u1")
-
-
-class ModeFormat(NamedTuple):
-    """How the pixels of a PIL mode are stored."""
-
-    dtype: np.dtype[Any]
-    channels: int
-    raw: str
-    """The name of PIL's raw decoder for such pixels."""
-
-
-MODES = {
-    "1": ModeFormat(np.dtype("?"), 1, "1;8"),
-    "L": ModeFormat(_BYTE, 1, "L"),
-    "LA": ModeFormat(_BYTE, 2, "LA"),
-    "La": ModeFormat(_BYTE, 2, "La"),
-    "P": ModeFormat(_BYTE, 1, "P"),
-    "RGB": ModeFormat(_BYTE, 3, "RGB"),
-    "RGBA": ModeFormat(_BYTE, 4, "RGBA"),
-    "RGBa": ModeFormat(_BYTE, 4, "RGBa"),
-    "RGBX": ModeFormat(_BYTE, 4, "RGBX"),
-    "CMYK": ModeFormat(_BYTE, 4, "CMYK"),
-    "YCbCr": ModeFormat(_BYTE, 3, "YCbCr"),
-    "HSV": ModeFormat(_BYTE, 3, "HSV"),
-    "LAB": ModeFormat(_BYTE, 3, "LAB"),
-    "I;16": ModeFormat(np.dtype("<u2"), 1, "I;16"),
-    "I": ModeFormat(np.dtype("<i4"), 1, "I"),
-    "F": ModeFormat(np.dtype("<f4"), 1, "F"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +91,7 @@ class ImageCodec(Codec):
         if not self.mode:
             arrays["mode"] = np.array([value.mode for value in values], _MODE)
         if self.palette:
-            palettes = [_palette(value) for value in values]
+            palettes = [palette_of(value) for value in values]
             arrays["palette"] = np.frombuffer(b"".join(palettes), _BYTE)
             arrays["palette_offsets"] = ends([len(palette) for palette in palettes])
         return arrays
@@ -219,14 +191,10 @@ class ImageRows:
 
     def image(self, row: int) -> Image.Image:
         """A row's PIL image."""
-        mode, (height, width) = self.mode(row), self.size(row)
         array = self.array(row)
         if self._codec.layout == "CHW":
             array = array.transpose(1, 2, 0)
-        image = image_from_pixels(array, mode, (height, width))
-        if palette := self.palette(row):
-            image.putpalette(palette[1:], "RGB" if palette[0] == 3 else "RGBA")
-        return image
+        return image_of(array, self.mode(row), self.palette(row))
 
     def palette(self, row: int) -> bytes:
         """A row's palette, as one byte that counts a colour's channels and then the colours; empty if it has none."""
@@ -249,27 +217,3 @@ class ImageRows:
         pixel = {mode: MODES[mode].channels * MODES[mode].dtype.itemsize for mode in set(modes)}
         area = np.prod(self._codec.size or self._arrays["shape"], axis=-1, dtype=np.int64)
         return np.broadcast_to(area * np.array([pixel[mode] for mode in modes], np.int64), length)
-
-
-def image_from_pixels(array: Array, mode: str, size: tuple[int, int]) -> Image.Image:
-    """Make a PIL image, in memory of its own, of an H×W×C array of the mode's pixels; size is (height, width)."""
-    height, width = size
-    if not height or not width:
-        return Image.new(mode, (width, height))
-    return Image.frombytes(mode, (width, height), np.ascontiguousarray(array).data, "raw", MODES[mode].raw)
-
-
-def _palette(image: Image.Image) -> bytes:
-    """Write an image's palette as one byte that counts its channels, then its entries; nothing if it has none."""
-    if image.mode != "P" or image.palette is None:
-        return b""
-    transparency = image.info.get("transparency")
-    if transparency is None and image.palette.mode != "RGBA":
-        return b"\x03" + bytes(image.getpalette("RGB") or ())
-    palette = np.array(image.getpalette("RGBA"), _BYTE).reshape(-1, 4)
-    if isinstance(transparency, int):
-        palette[transparency : transparency + 1, 3] = 0  # perhaps of a colour that the palette has not got
-    elif transparency is not None:
-        alpha = np.frombuffer(transparency, _BYTE)[: len(palette)]
-        palette[: len(alpha), 3] = alpha
-    return b"\x04" + palette.tobytes()

@@ -122,7 +122,7 @@ class RandAugment(Augment):
         return [self.edit(names[which % len(names)], self.t.magnitude, bool(sign & 1), size) for which, sign in pairs]
 
     def drawn(self, size: Shape) -> list[Edit]:
-        """The same."""
+        """As `chosen`, by the calls that torchvision makes."""
         space, edits = self.space(size), []
         for _ in range(self.t.num_ops):
             name = list(space)[self.below(len(space))]
@@ -142,7 +142,7 @@ class TrivialAugmentWide(Augment):
         return [self.edit(names[which % len(names)], number % self.bins, bool(sign & 1), size)]
 
     def drawn(self, size: Shape) -> list[Edit]:
-        """The same."""
+        """As `chosen`, by the calls that torchvision makes."""
         space = self.space(size)
         name = list(space)[self.below(len(space))]
         magnitudes, signed = space[name]
@@ -179,7 +179,7 @@ class AutoAugment(Augment):
         return [self._part(part, chance <= part[1], bool(sign & 1), size) for part, chance, sign in parts]
 
     def drawn(self, size: Shape) -> list[Edit]:
-        """The same."""
+        """As `chosen`, by the calls that torchvision makes."""
         number, chances, signs = self.t.get_params(len(self.policies))
         parts = zip(self.policies[number], chances, signs.tolist(), strict=True)
         return [self._part(part, bool(chance <= part[1]), sign == 0, size) for part, chance, sign in parts]
@@ -194,7 +194,7 @@ class AutoAugmentV2(AutoAugment):
 
     @property
     def policies(self) -> Sequence[Any]:
-        """The same."""
+        """As `chosen`, by the calls that torchvision makes."""
         return self.t._policies  # type: ignore[no-any-return]
 
     def drawn(self, size: Shape) -> list[Edit]:

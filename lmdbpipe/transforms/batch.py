@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
+from lmdbpipe.modes import image_of, palette_of, pixels_of
 from lmdbpipe.transforms.arithmetic import Arithmetic, compute, compute_into
 from lmdbpipe.transforms.gather import LARGE, Source, gather, gather_large, is_far, near, one, source_dtype
 from lmdbpipe.transforms.lookup import look_up
-from lmdbpipe.transforms.modes import image_of, pixels_of
 from lmdbpipe.transforms.pool import POOL
 from lmdbpipe.transforms.raw import RawImages
 from lmdbpipe.transforms.step import Spec
@@ -73,7 +73,7 @@ class Batch:
         if spec.kind == "pil":
             tensors = [torch.from_numpy(pixels_of(sample)).permute(2, 0, 1) for sample in samples]
             if spec.mode == "P":
-                palettes = tuple(_palette(sample) for sample in samples)
+                palettes = tuple(palette_of(sample) for sample in samples)
         else:
             tensors = [sample.as_subclass(Tensor) for sample in samples]
         return cls.of_tensors(spec, tensors, palettes)
@@ -300,11 +300,3 @@ def _put(target: Tensor, rows: Tensor, values: Tensor) -> None:
     if target.dtype == torch.uint16:
         target, values = target.view(torch.int16), values.view(torch.int16)
     target.index_copy_(0, rows, values)
-
-
-def _palette(image: Image.Image) -> bytes:
-    if image.palette is None:
-        return b""
-    if image.palette.mode == "RGBA":
-        return b"\x04" + bytes(image.getpalette("RGBA") or ())
-    return b"\x03" + bytes(image.getpalette("RGB") or ())

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lmdbpipe.modes import image_of, pixels_of
 from lmdbpipe.transforms.batch import Batch
-from lmdbpipe.transforms.modes import image_of, pixels_of
 from lmdbpipe.transforms.operations import MAPS, Edit, Operation, by_pil, make_edit
 from lmdbpipe.transforms.step import Params, Spec, Step
 

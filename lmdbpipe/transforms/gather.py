@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmdbpipe.transforms.modes import TORCH_DTYPES, mode_of
+from lmdbpipe.modes import TORCH_DTYPES, mode_of
 from lmdbpipe.transforms.raw import RawImages, Size, gather_bytes
 from lmdbpipe.transforms.windows import Windows
 

@@ -17,19 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from lmdbpipe.errors import TransformError
-from lmdbpipe.transforms.modes import TORCH_DTYPES, image_of, mode_of
+from lmdbpipe.mapped import view
+from lmdbpipe.modes import TORCH_DTYPES, image_of, mode_of
 
 Size = tuple[int, int] | NDArray[np.int64]
 """(height, width) in pixels of all images, or an [n, 2] array of them."""
-
-
-class _Bytes:
-    """An array interface over an address, so that a read-only map can be seen by torch without its warning."""
-
-    def __init__(self, owner: NDArray[np.uint8]) -> None:
-        self._owner = owner
-        pointer = owner.__array_interface__["data"][0]
-        self.__array_interface__ = {"shape": owner.shape, "typestr": "|u1", "data": (pointer, False), "version": 3}
 
 
 @dataclass(frozen=True)
@@ -88,7 +80,7 @@ class RawImages:
             return self.memory
         if self.memory.flags.writeable:
             return torch.from_numpy(self.memory)
-        return torch.from_numpy(np.asarray(_Bytes(self.memory)))
+        return view(self.memory, self.memory.__array_interface__["data"][0], len(self.memory))
 
     def mode_at(self, i: int) -> str:
         """The PIL mode of image i."""

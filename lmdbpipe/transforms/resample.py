@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lmdbpipe.modes import MODES, image_of, pixels_of
 from lmdbpipe.transforms.arithmetic import LEVELS
 from lmdbpipe.transforms.gather import Source, Store, source_dtype, store_of
-from lmdbpipe.transforms.modes import MODES, image_of, pixels_of
 from lmdbpipe.transforms.pool import POOL
 from lmdbpipe.transforms.raw import Size, outside_error
 from lmdbpipe.transforms.windows import Windows

@@ -22,8 +22,8 @@ from torchvision.transforms.functional import _compute_resized_output_size, pil_
 from torchvision.transforms.v2 import functional as v2
 from torchvision.transforms.v2.functional._geometry import _check_interpolation
 
+from lmdbpipe.modes import pixels_of
 from lmdbpipe.transforms.batch import Batch
-from lmdbpipe.transforms.modes import pixels_of
 from lmdbpipe.transforms.pool import POOL
 from lmdbpipe.transforms.raw import Size
 from lmdbpipe.transforms.resample import FILTERS, prepare, resample

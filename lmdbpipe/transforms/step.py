@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from lmdbpipe.transforms.modes import MODES, TORCH_DTYPES
+from lmdbpipe.modes import MODES, TORCH_DTYPES
 from lmdbpipe.transforms.raw import Size
 from lmdbpipe.transforms.streams import Words
 

@@ -91,7 +91,7 @@ class RandomRotation(Turning):
         return [rotation(size, angle, self.t.center, operation=self.operation)]
 
     def drawn(self, size: tuple[int, int]) -> list[Edit]:
-        """The same."""
+        """As `chosen`, by the calls that torchvision makes."""
         angle = self.t.make_params([])["angle"] if self.is_v2 else self.t.get_params(self.t.degrees)
         return [rotation(size, angle, self.t.center, operation=self.operation)]
 
@@ -113,7 +113,7 @@ class RandomAffine(Turning):
         return [affine(size, between(turn, t.degrees), moved, scale, shear, t.center, operation=self.operation)]
 
     def drawn(self, size: tuple[int, int]) -> list[Edit]:
-        """The same."""
+        """As `chosen`, by the calls that torchvision makes."""
         t = self.t
         if self.is_v2:
             drawn = t.make_params([torch.empty((1, *size), device="meta")])

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from lmdbpipe.codecs import CODECS, MODES, Codec
+from lmdbpipe.codecs import CODECS, Codec
 from lmdbpipe.codecs.base import as_bytes
+from lmdbpipe.modes import MODES
 from tests.helpers import image, same
 
 _STRUCTURED = np.dtype([("x", "<i4"), ("y", ">f8", (2,)), ("z", [("a", "u1"), ("b", "S3")])])

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lmdbpipe.modes import MODES, image_of, pixels_of
 from lmdbpipe.transforms import RawImages, ReplayDraws, blur, color, edits, lookup, lower, resample
-from lmdbpipe.transforms.modes import MODES, image_of, pixels_of
 
 MODE_NAMES = ("1", "CMYK", "F", "HSV", "I", "I;16", "L", "LA", "LAB", "P", "RGB", "RGBA", "YCbCr")
 

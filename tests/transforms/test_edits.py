@@ -16,9 +16,9 @@ from PIL import Image
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
+from lmdbpipe.modes import image_of, pixels_of
 from lmdbpipe.transforms import editing, edits, lower
 from lmdbpipe.transforms.edits import colour, edit
-from lmdbpipe.transforms.modes import image_of, pixels_of
 from lmdbpipe.transforms.operations import MAPS, Edit, Operation, affine, by_pil, make_edit, rotation
 from tests.transforms.helpers import assert_like_torchvision, cleared, make_images, pack, without_numba
 

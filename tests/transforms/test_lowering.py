@@ -191,6 +191,16 @@ def test_attributes_are_live() -> None:
     assert_same(lowered(raw), still.flip(-1))
 
 
+def test_transparent_colours() -> None:
+    """A palette's transparency goes through batched steps to those that see images."""
+    (paletted,) = make_images("P", [(8, 9)], 0)
+    paletted.info["transparency"] = int(paletted.getpixel((3, 4)))  # type: ignore[arg-type]
+    transform = v1.Compose([v1.RandomHorizontalFlip(1.0), lambda image: image.convert("RGBA"), v1.PILToTensor()])
+    result: Any = lower(transform)([paletted])
+    assert_same(result[0], transform(paletted))
+    assert (result[0][3] == 0).any()
+
+
 def _insert(transform: Any) -> None:
     transform.transforms.insert(0, v1.CenterCrop(6))
 

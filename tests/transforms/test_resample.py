@@ -16,10 +16,10 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import transforms as v1
 
 from lmdbpipe.errors import TransformError
+from lmdbpipe.modes import image_of, pixels_of
 from lmdbpipe.transforms import RawImages, lower, passes, resample, resize
 from lmdbpipe.transforms.arithmetic import LEVELS
 from lmdbpipe.transforms.gather import one
-from lmdbpipe.transforms.modes import image_of, pixels_of
 from lmdbpipe.transforms.windows import Windows, join
 from tests.transforms.helpers import assert_like_torchvision, cleared, make_images, pack
 

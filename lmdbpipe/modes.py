@@ -83,3 +83,19 @@ def image_of(pixels: NDArray[Any], mode: str, palette: bytes = b"") -> Image.Ima
     if mode == "P" and palette:
         image.putpalette(palette[1:], "RGB" if palette[0] == 3 else "RGBA")
     return image
+
+
+def palette_of(image: Image.Image) -> bytes:
+    """Give an image's palette, with its transparency, as `image_of` takes it; empty if it has none."""
+    if image.mode != "P" or image.palette is None:
+        return b""
+    transparency = image.info.get("transparency")
+    if transparency is None and image.palette.mode != "RGBA":
+        return b"\x03" + bytes(image.getpalette("RGB") or ())
+    palette = np.array(image.getpalette("RGBA"), _BYTE).reshape(-1, 4)
+    if isinstance(transparency, int):
+        palette[transparency : transparency + 1, 3] = 0  # perhaps of a colour that the palette has not got
+    elif transparency is not None:
+        alpha = np.frombuffer(transparency, _BYTE)[: len(palette)]
+        palette[: len(alpha), 3] = alpha
+    return b"\x04" + palette.tobytes()
