@@ -22,6 +22,7 @@ from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.raw import Size
 from lmdbpipe.transforms.step import Params, Spec, Step, between, uniform
 from lmdbpipe.transforms.streams import Words
+from lmdbpipe.transforms.tone import held
 
 _SAMPLED = 16
 """Rows of an image, and columns, in which sums are compared."""
@@ -98,7 +99,7 @@ class GaussianBlur(Step):
             _compiled().blur(pixels.numpy(), down, across)
             return
         for image, sigma in zip(pixels, sigmas.tolist(), strict=True):
-            image.copy_(self.by_torchvision(_held(image, hwc=hwc), list(kernel_size), [sigma, sigma]))
+            image.copy_(self.by_torchvision(held(image, hwc=hwc), list(kernel_size), [sigma, sigma]))
 
     def weights(self, size: int, sigma: float) -> NDArray[np.float32]:
         """The weights of a kernel's rows or columns, as torchvision computes them: float32 [size]."""
@@ -146,7 +147,7 @@ def same_as_torch(kernel_size: tuple[int, ...], shape: tuple[int, ...], hwc: boo
         return False
     rng = np.random.default_rng(1_733)
     pixels = rng.integers(0, 256, shape, np.uint8)
-    image = _held(torch.from_numpy(pixels), hwc=hwc).to(torch.float32)
+    image = held(torch.from_numpy(pixels), hwc=hwc).to(torch.float32)
     theirs = v2.gaussian_blur_image(image, [across, down], [across / 4, down / 4])
     if theirs.dtype != torch.float32 or not theirs.is_contiguous():
         return False
@@ -170,13 +171,6 @@ def _settings() -> tuple[Any, ...]:
     """What decides, besides sizes, how torch convolves."""
     enabled, precision = torch.backends.mkldnn.enabled, torch.get_float32_matmul_precision()
     return torch.get_num_threads(), enabled, precision, torch.is_autocast_enabled("cpu")
-
-
-def _held(image: Tensor, *, hwc: bool) -> Tensor:
-    """Give an image [C, H, W] the strides that torchvision would see."""
-    if not hwc:
-        return image
-    return torch.from_numpy(image.numpy().transpose(1, 2, 0).copy(order="C")).permute(2, 0, 1)
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:

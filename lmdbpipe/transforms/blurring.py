@@ -10,37 +10,21 @@ It needs numba and a processor with FMA, and so is imported only where there are
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import binding
-from numba.core import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from lmdbpipe.transforms.fma import fma
 from lmdbpipe.transforms.jit import jit
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-_is_x86 = binding.get_process_triple().startswith(("x86", "i386", "i686"))
-if _is_x86 and not binding.get_host_cpu_features().get("fma"):
-    raise ImportError("this processor cannot multiply and add with one rounding")
-
 _F = np.float32
 _ROUNDING = 2.0**-24
 """What rounding to a float changes at most, in parts of the number."""
 _LITTLE = 2e-9
 """A weight that may be left out, if what that can change is allowed for."""
-
-
-def _multiply_and_add(_: Any, x: Any, y: Any, z: Any) -> Any:
-    return types.float32(types.float32, types.float32, types.float32), lambda _, builder, __, xyz: builder.fma(*xyz)
-
-
-_fma: Any = intrinsic(_multiply_and_add)
-"""``x * y + z`` of floats, rounded once."""
 
 
 @jit
@@ -130,8 +114,8 @@ def add_up(padded: Floats, kernel: Floats, places: Ints, out: Floats) -> None:
             weights, line = kernel[row], padded[row]
             for column in range(len(weights)):
                 weight = weights[column]
-                w, x = _fma(line[a + column], weight, w), _fma(line[b + column], weight, x)
-                y, z = _fma(line[c + column], weight, y), _fma(line[d + column], weight, z)
+                w, x = fma(line[a + column], weight, w), fma(line[b + column], weight, x)
+                y, z = fma(line[c + column], weight, y), fma(line[d + column], weight, z)
         out[first], out[first + 1], out[first + 2], out[first + 3] = w, x, y, z
 
 
@@ -175,12 +159,12 @@ def _weigh_along(line: Floats, weights: Floats, out: Floats) -> None:
     single = len(weights) % 4
     for i in range(single):
         for x in range(len(out)):
-            out[x] = _fma(line[x + i], weights[i], out[x])
+            out[x] = fma(line[x + i], weights[i], out[x])
     for i in range(single, len(weights), 4):  # four at a time, since sums are fetched and put back
         first, second, third, fourth = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
         for x in range(len(out)):
-            half = _fma(line[x + i + 1], second, _fma(line[x + i], first, out[x]))
-            out[x] = _fma(line[x + i + 3], fourth, _fma(line[x + i + 2], third, half))
+            half = fma(line[x + i + 1], second, fma(line[x + i], first, out[x]))
+            out[x] = fma(line[x + i + 3], fourth, fma(line[x + i + 2], third, half))
 
 
 @jit
@@ -192,13 +176,13 @@ def _weigh_across(lines: Floats, weights: Floats, y: int, out: Floats) -> None:
     for i in range(single):
         line, weight = lines[_inside(top + i, height)], weights[i]
         for x in range(len(out)):
-            out[x] = _fma(line[x], weight, out[x])
+            out[x] = fma(line[x], weight, out[x])
     for i in range(single, len(weights), 4):
         first, second, third, fourth = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
         a, b = lines[_inside(top + i, height)], lines[_inside(top + i + 1, height)]
         c, d = lines[_inside(top + i + 2, height)], lines[_inside(top + i + 3, height)]
         for x in range(len(out)):
-            out[x] = _fma(d[x], fourth, _fma(c[x], third, _fma(b[x], second, _fma(a[x], first, out[x]))))
+            out[x] = fma(d[x], fourth, fma(c[x], third, fma(b[x], second, fma(a[x], first, out[x]))))
 
 
 @jit

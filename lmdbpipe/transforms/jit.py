@@ -20,7 +20,7 @@ def jit(function: _Function) -> _Function:
 
     compile_: Any = numba.njit
     try:
-        compiled: _Function = compile_(nogil=True, cache=True)(function)
+        compiled: _Function = compile_(nogil=True, cache=True, error_model="numpy")(function)
     except RuntimeError:  # nowhere to keep what is compiled
-        compiled = compile_(nogil=True)(function)
+        compiled = compile_(nogil=True, error_model="numpy")(function)
     return compiled

@@ -1,18 +1,23 @@
-"""``ColorJitter`` on PIL images, with Pillow's bits; also ``RandomAdjustSharpness`` and ``RandomEqualize``."""
+"""``ColorJitter``, with Pillow's bits or torch's; ``RandomAdjustSharpness`` and ``RandomEqualize`` with Pillow's."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.color import Chance, Function
 from lmdbpipe.transforms.edits import Edited, edit_alike
 from lmdbpipe.transforms.operations import Edit, Operation, make_edit
 from lmdbpipe.transforms.raw import Size
 from lmdbpipe.transforms.step import Params, Spec, between, uniform
 from lmdbpipe.transforms.streams import Words
+from lmdbpipe.transforms.tone import prepare, tone
 
 _OPERATIONS = (Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR, Operation.HUE)
 """In the order in which torchvision numbers them and draws their factors."""
@@ -35,7 +40,7 @@ class ColorJitter(Edited):
             if limits is not None:
                 factors = between(uniform(words[:, number + 1]), limits)
                 edits[:, number, 0] = operation
-                edits[:, number, 1] = _shift(factors) if operation == Operation.HUE else factors
+                edits[:, number, 1] = self.value(operation, factors, spec)
         orders = _ORDERS[words[:, 0] % len(_ORDERS)]
         return np.take_along_axis(edits, orders[:, :, None], axis=1), size
 
@@ -53,12 +58,43 @@ class ColorJitter(Edited):
             if factor is None:
                 edits.append(make_edit(Operation.IDENTITY))
             else:
-                edits.append(make_edit(operation, _shift(factor) if operation == Operation.HUE else factor))
+                edits.append(make_edit(operation, self.value(operation, factor, spec)))
         return edits, size
+
+    def value(self, operation: Operation, factor: Any, spec: Spec) -> Any:
+        """What an operation takes for a factor, or for some; on PIL images, hues are shifted by levels."""
+        return _shift(factor) if operation == Operation.HUE and spec.kind == "pil" else factor
 
 
 class ColorJitterV2(ColorJitter):
-    """``v2.ColorJitter``."""
+    """``v2.ColorJitter``, of bytes in tensors, too."""
+
+    def accept(self, spec: Spec) -> Spec | str:
+        """PIL images as version 1 does, and bytes; torchvision puts channels first where it turns hues."""
+        if spec.kind == "pil":
+            return super().accept(spec)
+        if spec.dtype != torch.uint8 or spec.channels not in (1, 3):
+            return "it is batched for PIL images and for bytes, so before they become floats"
+        return replace(spec, hwc=spec.hwc and self.t.hue is None)
+
+    def prepare(self) -> None:
+        """Load or compile what colours are changed with."""
+        super().prepare()
+        prepare()
+
+    def apply(self, batch: Batch, params: Params) -> Batch:
+        """Change the colours of every image."""
+        if batch.spec.kind == "pil":
+            return super().apply(batch, params)
+        done: Any = batch.now().source
+        if isinstance(done, Tensor):
+            tone(done, params[..., :2], hwc=batch.spec.hwc)
+        else:
+            for image, own in zip(done, params, strict=True):
+                tone(image[None], own[None, :, :2], hwc=batch.spec.hwc)
+        out = self.infer(batch.spec)
+        assert isinstance(out, Spec)
+        return Batch.of_tensors(out, done, owned=True)
 
     def drawn(self) -> tuple[Any, ...]:
         """By ``make_params``."""

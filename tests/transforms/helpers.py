@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from lmdbpipe.modes import MODES, image_of, pixels_of
-from lmdbpipe.transforms import RawImages, ReplayDraws, blur, color, edits, lookup, lower, resample
+from lmdbpipe.transforms import RawImages, ReplayDraws, blur, color, edits, lookup, lower, resample, tone
 
 MODE_NAMES = ("1", "CMYK", "F", "HSV", "I", "I;16", "L", "LA", "LAB", "P", "RGB", "RGBA", "YCbCr")
 
@@ -78,7 +78,8 @@ def without_numba() -> Iterator[None]:
     with ExitStack() as stack:
         for module, name in ((lookup, "_kernel"), (resample, "_kernel"), (edits, "known"), (color, "known")):
             stack.enter_context(mock.patch.object(module, name, frozenset if name == "known" else absent))
-        stack.enter_context(mock.patch.object(blur, "same_as_torch", lambda *_: False))
+        for other in (blur, tone):
+            stack.enter_context(mock.patch.object(other, "same_as_torch", lambda *_: False))
         yield
 
 

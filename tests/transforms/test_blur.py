@@ -19,6 +19,7 @@ from torchvision.transforms.v2.functional import gaussian_blur_image
 
 from lmdbpipe.transforms import blur, blurring, lower
 from lmdbpipe.transforms.blur import GaussianBlur, GaussianBlurV2, same_as_torch
+from lmdbpipe.transforms.tone import held
 from tests.transforms.helpers import assert_like_torchvision, cleared, make_images, pack
 
 STEPS = (GaussianBlur, GaussianBlurV2)
@@ -70,8 +71,7 @@ def test_any_blur(
     images = torch.from_numpy(pixels.copy())
     blurred.blur(images, np.array(sigmas), hwc=hwc)
     for before, after, sigma in zip(pixels, images, sigmas, strict=True):
-        held = blur._held(torch.from_numpy(before), hwc=hwc)
-        theirs = blurred.by_torchvision(held, kernel_size, [sigma, sigma])
+        theirs = blurred.by_torchvision(held(torch.from_numpy(before), hwc=hwc), kernel_size, [sigma, sigma])
         np.testing.assert_array_equal(after.numpy(), theirs.numpy())
 
 
@@ -86,7 +86,7 @@ def test_many_pixels(step: Any, sigma: float) -> None:
     blurred = step(SimpleNamespace(kernel_size=[23, 21]))
     blurred.blur(images, np.full(2, sigma), hwc=True)
     for before, after in zip(noise, images, strict=True):
-        theirs = blurred.by_torchvision(blur._held(torch.from_numpy(before), hwc=True), [23, 21], [sigma, sigma])
+        theirs = blurred.by_torchvision(held(torch.from_numpy(before), hwc=True), [23, 21], [sigma, sigma])
         np.testing.assert_array_equal(after.numpy(), theirs.numpy())
 
 
