@@ -30,29 +30,30 @@ def _shear(magnitude: float) -> float:
     return math.degrees(math.atan(magnitude))
 
 
-_EDITS: dict[str, Callable[[float, Shape, Operation], Edit]] = {
-    "AutoContrast": lambda *_: make_edit(Operation.AUTOCONTRAST),
-    "Brightness": lambda magnitude, *_: make_edit(Operation.BRIGHTNESS, 1.0 + magnitude),
-    "Color": lambda magnitude, *_: make_edit(Operation.COLOR, 1.0 + magnitude),
-    "Contrast": lambda magnitude, *_: make_edit(Operation.CONTRAST, 1.0 + magnitude),
-    "Equalize": lambda *_: make_edit(Operation.EQUALIZE),
-    "Identity": lambda *_: make_edit(Operation.IDENTITY),
-    "Invert": lambda *_: make_edit(Operation.INVERT),
-    "Posterize": lambda magnitude, *_: make_edit(Operation.POSTERIZE, int(magnitude)),
-    "Rotate": lambda magnitude, size, by: rotation(size, magnitude, operation=by),
-    "Sharpness": lambda magnitude, *_: make_edit(Operation.SHARPNESS, 1.0 + magnitude),
-    "ShearX": lambda magnitude, size, by: affine(size, shear=(_shear(magnitude), 0.0), center=(0, 0), operation=by),
-    "ShearY": lambda magnitude, size, by: affine(size, shear=(0.0, _shear(magnitude)), center=(0, 0), operation=by),
-    "Solarize": lambda magnitude, *_: make_edit(Operation.SOLARIZE, magnitude),
-    "TranslateX": lambda magnitude, size, by: affine(size, translate=(int(magnitude), 0), operation=by),
-    "TranslateY": lambda magnitude, size, by: affine(size, translate=(0, int(magnitude)), operation=by),
+_EDITS: dict[str, Callable[..., Edit]] = {
+    "AutoContrast": lambda *_, **__: make_edit(Operation.AUTOCONTRAST),
+    "Brightness": lambda magnitude, *_, **__: make_edit(Operation.BRIGHTNESS, 1.0 + magnitude),
+    "Color": lambda magnitude, *_, **__: make_edit(Operation.COLOR, 1.0 + magnitude),
+    "Contrast": lambda magnitude, *_, **__: make_edit(Operation.CONTRAST, 1.0 + magnitude),
+    "Equalize": lambda *_, **__: make_edit(Operation.EQUALIZE),
+    "Identity": lambda *_, **__: make_edit(Operation.IDENTITY),
+    "Invert": lambda *_, **__: make_edit(Operation.INVERT),
+    "Posterize": lambda magnitude, *_, **__: make_edit(Operation.POSTERIZE, int(magnitude)),
+    "Rotate": lambda magnitude, size, operation, **_: rotation(size, magnitude, operation=operation),
+    "Sharpness": lambda magnitude, *_, **__: make_edit(Operation.SHARPNESS, 1.0 + magnitude),
+    "ShearX": lambda magnitude, size, **how: affine(size, shear=(_shear(magnitude), 0.0), center=(0, 0), **how),
+    "ShearY": lambda magnitude, size, **how: affine(size, shear=(0.0, _shear(magnitude)), center=(0, 0), **how),
+    "Solarize": lambda magnitude, *_, **__: make_edit(Operation.SOLARIZE, magnitude),
+    "TranslateX": lambda magnitude, size, **how: affine(size, translate=(int(magnitude), 0), **how),
+    "TranslateY": lambda magnitude, size, **how: affine(size, translate=(0, int(magnitude)), **how),
 }
+"""By torchvision's name: what a magnitude means for images of (height, width), and how maps are made (see `affine`)."""
 
 
 @lru_cache(maxsize=4096)
-def _edit(name: str, magnitude: float, size: Shape, by: Operation) -> Edit:
-    """What an operation by torchvision's name does to images of a size; one of `MAPS` says how pixels are found."""
-    return _EDITS[name](magnitude, size, by)
+def _edit(name: str, magnitude: float, size: Shape, operation: Operation, is_v2: bool) -> Edit:
+    """What an operation by torchvision's name does to images of a size."""
+    return _EDITS[name](magnitude, size, operation=operation, is_v2=is_v2)
 
 
 @lru_cache(maxsize=256)
@@ -93,7 +94,7 @@ class Augment(Turning):
         """An operation of the table, by the number of its magnitude and the sign, where it has them."""
         magnitudes, signed = self.space(size)[name]
         magnitude = 0.0 if number is None or not magnitudes else magnitudes[number]
-        return _edit(name, -magnitude if signed and negative else magnitude, size, self.operation)
+        return _edit(name, -magnitude if signed and negative else magnitude, size, self.operation, self.is_v2)
 
     def below(self, count: int) -> int:
         """Draw a number below another one by the call that torchvision makes."""

@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageEnhance, ImageOps
-from torchvision.transforms.functional import _get_inverse_affine_matrix
+from torchvision.transforms import functional as v1
+from torchvision.transforms.v2.functional import _geometry as v2
 
 Edit = tuple[float, float, float, float, float, float, float]
 """The number of an `Operation`, and its values; zeros where it has fewer than six."""
@@ -57,10 +58,23 @@ def affine(
     center: Sequence[float] | None = None,
     *,
     operation: Operation = Operation.AFFINE,
+    is_v2: bool = False,
 ) -> Edit:
-    """As torchvision's ``affine`` of images of (height, width): angles in degrees; the operation is one of `MAPS`."""
+    """As torchvision's ``affine`` of images of (height, width).
+
+    Args:
+        size: The images'.
+        angle: In degrees, as those of ``shear``.
+        translate: In pixels, to the right and down.
+        scale: As a factor.
+        shear: Along x and y.
+        center: (x, y); the middle, if not given.
+        operation: One of `MAPS`.
+        is_v2: Whether version 2 computes the coefficients, which may differ in their last bits.
+    """
+    matrix = (v2 if is_v2 else v1)._get_inverse_affine_matrix
     middle = [size[1] * 0.5, size[0] * 0.5] if center is None else list(center)
-    return make_edit(operation, *_get_inverse_affine_matrix(middle, angle, list(translate), scale, list(shear)))
+    return make_edit(operation, *matrix(middle, angle, list(translate), scale, list(shear)))
 
 
 def rotation(

@@ -101,6 +101,10 @@ class RandomAffine(Turning):
 
     words = 6
 
+    def affine(self, size: tuple[int, int], *arguments: Any, **named: Any) -> Edit:
+        """A map, as its generation computes it."""
+        return affine(size, *arguments, operation=self.operation, is_v2=self.is_v2, **named)
+
     def chosen(self, numbers: list[Any], size: tuple[int, int]) -> list[Edit]:
         """One map."""
         t, (height, width) = self.t, size
@@ -110,13 +114,13 @@ class RandomAffine(Turning):
         scale = between(growth, t.scale or (1.0, 1.0))
         limits = [*(t.shear or ()), 0.0, 0.0, 0.0, 0.0]
         shear = between(lean[0], limits[:2]), between(lean[1], limits[2:4])
-        return [affine(size, between(turn, t.degrees), moved, scale, shear, t.center, operation=self.operation)]
+        return [self.affine(size, between(turn, t.degrees), moved, scale, shear, center=t.center)]
 
     def drawn(self, size: tuple[int, int]) -> list[Edit]:
         """As `chosen`, by the calls that torchvision makes."""
         t = self.t
         if self.is_v2:
             drawn = t.make_params([torch.empty((1, *size), device="meta")])
-            return [affine(size, **drawn, center=t.center, operation=self.operation)]
+            return [self.affine(size, **drawn, center=t.center)]
         angle, translate, scale, shear = t.get_params(t.degrees, t.translate, t.scale, t.shear, size[::-1])
-        return [affine(size, angle, translate, scale, shear, t.center, operation=self.operation)]
+        return [self.affine(size, angle, translate, scale, shear, center=t.center)]

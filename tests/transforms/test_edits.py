@@ -114,6 +114,16 @@ def test_rotations_and_maps(size: tuple[int, int]) -> None:
             assert_like(theirs, image, affine(size, angle, (3, -2), 0.7, (10.0, 5.0), operation=by))
 
 
+@pytest.mark.parametrize("module", [v1, v2])
+@pytest.mark.parametrize("angle", [45, 90, 135, 180])
+def test_maps_on_whole_numbers(module: Any, angle: int) -> None:
+    """Where a map meets pixels' middles, the last bit of a coefficient is a level: each generation has its own."""
+    y, x = np.mgrid[:32, :32]
+    gradient = Image.fromarray(np.stack([x * 3, y * 2, x + y], axis=2).astype(np.uint8))
+    transform = module.RandomAffine((angle, angle), interpolation=v1.InterpolationMode.BILINEAR)
+    assert assert_like_torchvision(transform, [gradient], "HWC", 0) == "equal"
+
+
 def assert_like(theirs: Image.Image, image: Image.Image, own: Edit) -> None:
     """Edit an image, and compare."""
     pixels = torch.from_numpy(pixels_of(image)).permute(2, 0, 1)[None].contiguous()
