@@ -61,7 +61,7 @@ class Batch:
     @classmethod
     def of_raw(cls, images: RawImages) -> Batch:
         """Images of one mode in the map."""
-        palettes = None if images.palettes is None else tuple(images.palettes)
+        palettes = tuple(images.palettes) if images.palettes is not None and images.mode_at(0) == "P" else None
         if not isinstance(images.sizes, tuple):
             images = replace(images, sizes=join(images.sizes[:, 0], images.sizes[:, 1]))
         return cls(Spec.pil(images.mode_at(0)), images, Windows.full(len(images), images.sizes), palettes=palettes)
@@ -143,14 +143,14 @@ class Batch:
         shape = (len(self), self.spec.channels, height, width)
         if is_far(self.source):
             return compute(self.pending, gather(self.source, self.windows, None))
+        if source_dtype(self.source) == torch.bfloat16:
+            return compute(self.pending, self._widened().stacked().to(torch.bfloat16))
         dtype = self.spec.dtype
         out = torch.empty(shape, dtype=dtype, pin_memory=True) if pinned else POOL.empty(shape, dtype)
-        if not out.numel():
+        if not out.numel() or (self.pending and look_up(self.source, self.windows, self.pending, out)):
             return out
         if not self.pending:
             gather(self.source, self.windows, out)
-            return out
-        if look_up(self.source, self.windows, self.pending, out):
             return out
         image = self.spec.channels * height * width
         block = max(1, BLOCK // (image * out.element_size()))
@@ -169,6 +169,12 @@ class Batch:
                 last = min(first + block, end)
                 compute_into(self.pending, some[first - begin : last - begin], out[first:last])
         return out
+
+    def _widened(self) -> Batch:
+        """The source as float32, which has all numbers of a dtype that NumPy lacks, with nothing pending."""
+        source: Any = self.source
+        wide = source.float() if isinstance(source, Tensor) else [tensor.float() for tensor in source]
+        return replace(self, source=wide, pending=(), spec=replace(self.spec, dtype=torch.float32), owned=False)
 
     @property
     def _finished(self) -> Tensor | None:
@@ -241,7 +247,7 @@ class Batch:
         """Give one image as torchvision would hold it; only its own pixels are read."""
         if self.spec.kind == "pil":
             return self.pil(i)
-        if self.pending or is_far(self.source):
+        if self.pending or is_far(self.source) or self.spec.dtype == torch.bfloat16:
             tensor = self.take(np.array([i])).stacked()[0]
             if self.spec.hwc:
                 tensor = tensor.permute(1, 2, 0).contiguous().permute(2, 0, 1)

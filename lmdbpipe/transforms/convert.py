@@ -222,5 +222,5 @@ class Normalize(_Computing):
 
 def _numbers(values: Any) -> tuple[float, ...]:
     """Give a sequence, an array or a tensor as numbers."""
-    flat = values if isinstance(values, list | tuple) else torch.as_tensor(values).flatten().tolist()
-    return tuple(map(float, flat))
+    is_flat = isinstance(values, list | tuple) and not any(isinstance(value, list | tuple) for value in values)
+    return tuple(map(float, values if is_flat else torch.as_tensor(values).flatten().tolist()))

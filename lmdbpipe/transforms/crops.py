@@ -117,7 +117,7 @@ class FiveCrop(Step):
 
     def apply(self, batch: Batch, params: Params) -> Crops:  # type: ignore[override]
         """Take all five of each image."""
-        return Crops(self._five(batch))
+        return Crops(self._five(batch.compute(self.kept(batch.spec))))
 
     def _five(self, batch: Batch) -> tuple[Batch, ...]:
         (height, width), size = axes(batch.size), self.resized(batch.spec, None)
@@ -140,6 +140,7 @@ class TenCrop(FiveCrop):
 
     def apply(self, batch: Batch, params: Params) -> Crops:  # type: ignore[override]
         """Take all ten of each image."""
+        batch = batch.compute(self.kept(batch.spec))
         everything = np.ones(len(batch), bool)
         mirrored = batch.moved(batch.windows.mirror(everything, vertical=self.t.vertical_flip))
         return Crops((*self._five(batch), *self._five(mirrored)))

@@ -111,7 +111,10 @@ class RandomCrop(Step):
         sides = self._given()
         if sides is None or min(sides) < 0:
             return f"padding {self.t.padding!r} is negative or not integers"
-        return padded_spec(self.t, spec)
+        padded = padded_spec(self.t, spec)
+        if isinstance(padded, Spec) and padded != spec and self.t.pad_if_needed:
+            return f"PIL makes mode {padded.mode} of those images that are padded"
+        return padded
 
     def fixed(self, spec: Spec, size: Size) -> int | None:
         """None where images are of the crop's size already; not known where sizes vary."""

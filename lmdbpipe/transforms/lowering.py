@@ -20,7 +20,7 @@ from lmdbpipe.transforms.running import Runner
 from lmdbpipe.transforms.step import Spec, Step
 from lmdbpipe.transforms.table import TABLE
 
-_OVERRIDES = ("__call__", "forward", "get_params", "make_params", "transform")
+_OVERRIDES = ("__call__", "forward", "get_params", "make_params", "transform", "_augmentation_space", "_call_kernel")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _UNROLLED = (v1.Compose, v2.Compose, torch.nn.Sequential)
 
@@ -169,7 +169,7 @@ def _children(transform: Any) -> Iterable[Any]:
 def _parts(transform: Any) -> list[Any]:
     """All that decides how a transform is lowered: itself, its attributes, its hooks, and what is in a container."""
     own = getattr(transform, "__dict__", {})
-    parts = [transform, *own.values(), *(bool(own.get(name)) for name in _HOOKS)]
+    parts = [transform, type(transform), *own.values(), *(bool(own.get(name)) for name in _HOOKS)]
     for child in _children(transform):
         parts += _parts(child)
     return parts

@@ -138,7 +138,7 @@ def _unfit(values: Any, spec: Spec) -> str | None:
 
 def _fits(values: Any, dtype: torch.dtype) -> bool:
     """Whether numbers are values of an integer dtype."""
-    if dtype == torch.bool or any(value != int(value) for value in values):
+    if dtype == torch.bool or dtype.is_complex or any(value != int(value) for value in values):
         return False
     limits = torch.iinfo(dtype)
     return bool(limits.min <= min(values) and max(values) <= limits.max)

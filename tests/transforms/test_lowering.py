@@ -191,6 +191,42 @@ def test_attributes_are_live() -> None:
     assert_same(lowered(raw), still.flip(-1))
 
 
+@pytest.mark.parametrize(
+    "transform",
+    [
+        v2.Compose([v2.ToImage(), v2.ToDtype(torch.bfloat16, scale=True), v2.RandomErasing(1.0), v2.RandomCrop(6)]),
+        v2.Compose([v2.ToImage(), v2.ToDtype(torch.bfloat16, scale=True), v2.Pad(1, fill=0.3), v2.Pad(2), v2.Pad(1)]),
+        v1.Compose([v1.ToTensor(), lambda x: x.bfloat16(), v1.RandomVerticalFlip(), v1.Normalize([0.5], [0.3])]),
+        v1.Compose([v1.ToTensor(), lambda x: x.bfloat16(), v1.RandomHorizontalFlip(), lambda x: x * 2]),
+        v1.Compose([v1.ToTensor(), lambda x: x.to(torch.complex64), v1.CenterCrop(4), v1.Pad(1)]),
+        v1.Compose([v1.ToTensor(), v1.Normalize([[[0.5]]] * 3, [[[0.4]]] * 3)]),
+        v1.Compose([v2.ToImage(), v1.FiveCrop(4), lambda crops: [type(crop) for crop in crops]]),
+    ],
+    ids=["erased", "padded", "normalised", "opaque", "complex", "nested", "crops"],
+)
+def test_unusual_tensors(transform: Any) -> None:
+    """Dtypes that NumPy lacks, and numbers in unusual containers, are no different from others."""
+    for sizes in ([(8, 9)] * 3, [(8, 9), (7, 10)]):
+        assert assert_like_torchvision(transform, make_images("RGB", sizes, 0), "HWC", 0) == "equal"
+
+
+def test_paletted_images_among_others() -> None:
+    """Images with and without palettes go through what is done to some of them."""
+    images = [image.convert("P") if n % 2 else image for n, image in enumerate(make_images("RGB", [(8, 9)] * 8, 0))]
+    some = v1.RandomApply([v1.RandomRotation(10)])
+    transform = v1.Compose([some, lambda image: image.convert("RGB"), v1.ToTensor()])
+    assert assert_like_torchvision(transform, images, "HWC", 0) == "equal"
+    result: Any = lower(transform)(pack(images), CounterDraws(0, 0, np.arange(8)))
+    assert result.shape == (8, 3, 8, 9)
+
+
+def test_padding_where_needed_that_changes_modes() -> None:
+    """Torchvision pads only images that are too small, and only those become of another mode."""
+    transform = v1.RandomCrop(4, pad_if_needed=True, padding_mode="edge")
+    images = make_images("CMYK", [(6, 7), (3, 3)], 0)
+    assert assert_like_torchvision(transform, images, "HWC", 0) == "equal"
+
+
 def test_transparent_colours() -> None:
     """A palette's transparency goes through batched steps to those that see images."""
     (paletted,) = make_images("P", [(8, 9)], 0)
@@ -199,6 +235,10 @@ def test_transparent_colours() -> None:
     result: Any = lower(transform)([paletted])
     assert_same(result[0], transform(paletted))
     assert (result[0][3] == 0).any()
+
+
+def _no_class(transform: Any) -> None:
+    transform.transforms[1].__class__ = torch.nn.Identity
 
 
 def _insert(transform: Any) -> None:
@@ -225,7 +265,7 @@ def _override(transform: Any) -> None:
     transform.transforms[0].forward = lambda image: image.rotate(90)
 
 
-@pytest.mark.parametrize("change", [_insert, _replace, _expand, _refill, _hook, _override])
+@pytest.mark.parametrize("change", [_no_class, _insert, _replace, _expand, _refill, _hook, _override])
 def test_any_change_takes_effect(change: Callable[[Any], None]) -> None:
     """Whatever is changed in a transform after a batch, the next one is as if it had always been so."""
     apply = v1.RandomApply([v1.RandomHorizontalFlip(1.0)], p=1.0)
