@@ -16,7 +16,7 @@ import textwrap
 import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from torchvision.transforms import v2
@@ -28,7 +28,7 @@ from lmdbpipe.demo import demo
 from lmdbpipe.describe import describe, explain
 from lmdbpipe.errors import ConfigError, LMDBPipeError
 from lmdbpipe.sources import SOURCES, parse
-from lmdbpipe.store import Database, verify
+from lmdbpipe.store import Database, partial_path, verify
 from lmdbpipe.table import megabytes
 
 _FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
@@ -41,18 +41,24 @@ class _Commands(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command and exit."""
         try:
-            sys.exit(super().main(*args, **{**kwargs, "standalone_mode": False}) or 0)
+            status = super().main(*args, **{**kwargs, "standalone_mode": False}) or 0
+            if status != _INTERRUPTED:
+                sys.exit(status)
+            _fail("interrupted", _INTERRUPTED)
         except LMDBPipeError as error:
             _fail(str(error), _FAILED)
         except _UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":
+                typer.echo(error.format_message(), err=True)  # type: ignore[attr-defined]
+                sys.exit(_MISUSED)
             context = getattr(error, "ctx", None)
             command = "lmdbpipe" if context is None else context.command_path
             _fail(f"{error.format_message().rstrip('.')} (see {command} --help)", _MISUSED)  # type: ignore[attr-defined]
-        except typer.Abort:
+        except typer.Abort:  # of versions of typer that say so
             _fail("interrupted", _INTERRUPTED)
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, status: int) -> NoReturn:
     typer.echo(f"lmdbpipe: error: {' '.join(message.split())}", err=True)
     sys.exit(status)
 
@@ -127,15 +133,20 @@ def _build(
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from error
     start, before = time.perf_counter(), out.expanduser().exists() and not overwrite
-    manifest = build(
-        kind.open(where),
-        out,
-        db_transform=None if size is None else v2.Resize(size),
-        num_workers=workers,
-        rounds=rounds,
-        overwrite=overwrite,
-        progress=not quiet,
-    )
+    try:
+        manifest = build(
+            kind.open(where),
+            out,
+            db_transform=None if size is None else v2.Resize(size),
+            num_workers=workers,
+            rounds=rounds,
+            overwrite=overwrite,
+            progress=not quiet,
+        )
+    except KeyboardInterrupt:
+        partial = partial_path(out.expanduser())
+        kept = f"; run the same command again to go on, or delete {partial}" if partial.exists() else ""
+        _fail(f"interrupted{kept}", _INTERRUPTED)
     how = "was complete already" if before else f"built in {time.perf_counter() - start:.1f} s"
     typer.echo(f"{out}: {manifest.length:,} samples, {megabytes(manifest.totals['file_bytes'])}, {how}")
 
@@ -182,15 +193,21 @@ def _info(
 
 
 def _imported(name: str) -> Any:
-    """Import ``MODULE:NAME``, as Python would in this folder."""
+    """Import a transform, ``MODULE:NAME``, as Python would in this folder."""
     module, _, attribute = name.partition(":")
+    if not module or module.startswith(".") or not attribute:
+        raise typer.BadParameter(f"{name!r} is no MODULE:NAME, such as train:augment")
     sys.path.insert(0, "")
     try:
-        return operator.attrgetter(attribute)(importlib.import_module(module))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise typer.BadParameter(f"{name!r} is no MODULE:NAME that can be imported: {error}") from error
+        found = operator.attrgetter(attribute)(importlib.import_module(module))
+    except Exception as error:  # whatever a module of the user's raises
+        raise typer.BadParameter(f"{name!r} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove("")
+    if isinstance(found, type) or not callable(found):
+        what = f"the class {attribute}: name an object of it" if isinstance(found, type) else f"{found!r}"
+        raise typer.BadParameter(f"{name!r} is no transform, but {what}")
+    return found
 
 
 @app.command("verify")

@@ -257,7 +257,42 @@ def test_info_explains_a_transform(built: Path, tmp_path: Path, monkeypatch: pyt
     assert [line.split()[1] for line in lines] == ["CenterCrop", "RandomPerspective", "ToTensor"]
     assert ["batched" in lines[0], "one at a time" in lines[1]] == [True, True]
     assert_error(run("info", built, "--transform", "augmentations:test"), 2, "augmentations:test")
-    assert_error(run("info", built, "--transform", "nowhere"), 2, "nowhere")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    for name, reason in {
+        "nowhere": "no MODULE:NAME",
+        "./augmentations:train": "no MODULE:NAME",
+        "nowhere:train": "No module named",
+        "broken:train": "ZeroDivisionError",
+        "os:sep": "no transform",
+        "augmentations:ToTensor": "name an object of it",
+    }.items():
+        assert_error(run("info", built, "--transform", name), 2, name, reason)
+
+
+def test_no_command(tmp_path: Path) -> None:
+    """Without a command, the help is shown as it is."""
+    result = run()
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) > 10
+    assert "lmdbpipe: error" not in result.stderr
+
+
+@pytest.mark.parametrize("partial", [True, False])
+def test_interrupted(partial: bool, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C is said in one line, and what to do with what is there already."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        if partial:
+            (tmp_path / "out.lmdb.partial").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmdbpipe.cli.build", interrupt)
+    result = run("build", f"imagefolder:{images}", tmp_path / "out.lmdb")
+    assert_error(result, 130, "interrupted")
+    assert ("out.lmdb.partial" in result.stderr) == partial
+    monkeypatch.setattr("lmdbpipe.cli.bench", interrupt)
+    result = run("bench", tmp_path / "out.lmdb")
+    assert_error(result, 130, "interrupted")
 
 
 @pytest.mark.usefixtures("_served", "_impatient")
