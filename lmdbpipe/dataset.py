@@ -346,6 +346,7 @@ def _wait_for(path: Path, config: LMDBConfig) -> None:
 def _delete(records: Records, owner: int) -> None:
     """Delete a temporary file, in the process that made it."""
     if os.getpid() == owner:
-        records.close()
+        if os.name == "nt":  # where no open file can be deleted; elsewhere who reads it, reads on
+            records.close()
         with contextlib.suppress(OSError):
             records.databases[0].path.unlink()

@@ -280,6 +280,16 @@ def test_a_temporary_file_goes_with_its_wrapper(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_stream_outlives_the_wrapper_of_its_temporary_file(tmp_path: Path) -> None:
+    """Who reads a temporary file when its wrapper goes reads on, though its name is gone."""
+    wrapped = LMDBDataset(small(), root=tmp_path, temporary_db=True)
+    records, expected = wrapped.records, wrapped[5]
+    del wrapped
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+    assert equal(records.sample(5), expected)
+
+
 def test_a_temporary_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left of a temporary file's build has a name that nobody would ask for again, so it goes."""
     monkeypatch.setattr("lmdbpipe.encode._CHUNK_LENGTH", 7)

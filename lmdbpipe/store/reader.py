@@ -270,6 +270,7 @@ class Database:
                 self._memory = None
                 self._generation = environment.generation()
                 self._finalizer = weakref.finalize(self, _release, opened, self._generation)
+                self._finalizer.atexit = False  # threads may still read: the process takes the map with it
                 if self._written and xxhash.xxh3_128_digest(_manifest(opened) or b"") != self._written:
                     self._finalizer()
                     raise self._replaced()

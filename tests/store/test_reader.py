@@ -9,6 +9,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -280,6 +282,21 @@ def test_descriptors_are_closed(path: Path) -> None:
         database.advise(range(1))
         database.close()
     assert not before or len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_the_map_stays_until_the_process_has_ended(path: Path) -> None:
+    """Threads that still read while the interpreter exits do not find the map gone."""
+    code = """
+import atexit, sys
+atexit.register(lambda: print(memory[begin : begin + 1000].sum()))  # called last
+from lmdbpipe.store import Database
+database = Database(sys.argv[1])
+index, _, column = database.manifest.schema.columns[0]
+memory, begin = database.start(0, index, column)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert int(done.stdout) > 0
 
 
 @pytest.mark.parametrize("length", [13, 241, 240])
