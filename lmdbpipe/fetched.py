@@ -5,6 +5,7 @@ They are the rows of a batch: a list like any other, but torch's ``default_colla
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,26 +22,38 @@ from lmdbpipe.ring import share, travels
 from lmdbpipe.transforms import ReplayDraws
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """What rows are rows of; it does not refer to them, so that it goes with the last of them.
+
+    Attributes:
+        length: How many there are.
+        collated: What ``default_collate`` would make of them.
+    """
+
+    length: int
+    collated: list[Any]
+
+
 class Row(tuple[Any, ...]):
     """A sample that is a tuple, and knows which batch it is a row of."""
 
-    batch: FetchedBatch
+    batch: Batch
     number: int
 
 
-class FetchedBatch(list[Row]):
-    """The samples of a batch.
+def make_rows(columns: Iterable[Iterable[Any]], collated: list[Any]) -> list[Row]:
+    """Make the rows of a batch.
 
     Args:
         columns: For each element of a sample, the values of all.
         collated: What ``default_collate`` would make of the samples.
     """
-
-    def __init__(self, columns: Iterable[Iterable[Any]], collated: list[Any]) -> None:
-        super().__init__(map(Row, zip(*columns, strict=True)))
-        self.collated = collated
-        for number, row in enumerate(self):
-            row.batch, row.number = self, number
+    rows = list(map(Row, zip(*columns, strict=True)))
+    batch = Batch(len(rows), collated)
+    for number, row in enumerate(rows):
+        row.batch, row.number = batch, number
+    return rows
 
 
 def fetch(pipeline: Pipeline, steps: Steps, positions: npt.NDArray[np.int64]) -> Sequence[Any] | None:
@@ -65,7 +78,7 @@ def fetch(pipeline: Pipeline, steps: Steps, positions: npt.NDArray[np.int64]) ->
     collated = [images if leaf == image else records.leaf_batch(leaf, positions) for leaf in range(len(schema.codecs))]
     numbers = [isinstance(column, torch.Tensor) and column is not images for column in collated]
     columns = [column.tolist() if number else column for column, number in zip(collated, numbers, strict=True)]
-    return FetchedBatch(columns, collated)
+    return make_rows(columns, collated)
 
 
 def _is_plain(codec: Codec) -> bool:
@@ -76,7 +89,7 @@ def _is_plain(codec: Codec) -> bool:
 def _collate_rows(rows: Sequence[Row], *, collate_fn_map: dict[Any, Any] | None = None) -> Any:
     """Give the batch that the rows are of; stack them if they are not just its rows, in order."""
     batch = rows[0].batch
-    if len(rows) == len(batch) and all(row.batch is batch and row.number == k for k, row in enumerate(rows)):
+    if len(rows) == batch.length and all(row.batch is batch and row.number == k for k, row in enumerate(rows)):
         return share(batch.collated) if travels() else batch.collated
     return collate([tuple(row) for row in rows], collate_fn_map=collate_fn_map)
 

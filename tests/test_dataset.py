@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -342,6 +343,22 @@ def test_subsets_and_concatenations_keep_their_transforms(tmp_path: Path) -> Non
         assert torch.equal(expected[0], actual[0])
     fetched = wrapped.__getitems__([0, 1, 2, 3])
     assert [sample[0].dtype for sample in fetched] == [torch.uint8, torch.float32, torch.uint8, torch.float32]
+
+
+def test_batches_go_without_the_cycle_collector(tmp_path: Path) -> None:
+    """What nobody holds is gone at once, so that its memory is used again."""
+    wrapped = LMDBDataset(small(transform=v1.ToTensor()), root=tmp_path)
+    gc.collect()
+    gc.disable()
+    try:
+        images = [weakref.ref(batch[0]) for batch in DataLoader(wrapped, batch_size=8)]
+        rows = wrapped.__getitems__(range(8))
+        whole = weakref.ref(rows[0].batch)  # type: ignore[attr-defined]
+        del rows
+    finally:
+        gc.enable()
+    assert [image() for image in images] == [None] * 3
+    assert whole() is None
 
 
 def test_batches_fetched_at_once_are_lists_of_samples(tmp_path: Path) -> None:
