@@ -87,7 +87,7 @@ class Pipeline:
         self.steps_for = steps_for
         self.collate_fn = collate_fn
         self.options = options or ReadOptions()
-        self._probed: dict[Steps, list[Any]] = {}
+        self._probed: dict[Any, tuple[Steps, list[Any]]] = {}
         self._lowered: dict[int, Lowered] = {}
         if len(records):
             self._prepare(steps_for(0))
@@ -115,11 +115,11 @@ class Pipeline:
         if getattr(self.steps_for, "uniform", False) or not len(indices):
             steps = self.steps_for(int(indices[0])) if len(indices) else ()
         else:
-            routes = {self.steps_for(index) for index in as_list(indices)}
+            routes = {_identity(steps): steps for steps in map(self.steps_for, as_list(indices))}
             if len(routes) > 1:
                 samples = self.seeded_samples(indices, seed, epoch, keys)
                 return collate(samples, samples)
-            (steps,) = routes
+            (steps,) = routes.values()
         if not steps:
             return self.records.batch(indices)
         if self.options.lower and (chains := self.chains(steps)):
@@ -223,12 +223,16 @@ class Pipeline:
 
     def _probes(self, steps: Steps) -> list[Any]:
         """Transform a few samples whose sizes differ most, to see what the transforms make equal."""
-        if steps not in self._probed:
+        found = self._probed.get(_identity(steps))
+        if found is None:
             with preserved():
                 seed_all(0)
                 samples = (self.records.sample(index, touched(steps)) for index in self._extremes())
-                self._probed = {steps: [apply(steps, sample) for sample in samples]}
-        return self._probed[steps]
+                found = steps, [apply(steps, sample) for sample in samples]
+            if len(self._probed) > 16:
+                self._probed = {}
+            self._probed[_identity(steps)] = found  # it holds the transforms, so that no others get their ids
+        return found[1]
 
     def _extremes(self) -> list[int]:
         """Find samples of the smallest and largest size and proportion, for each leaf whose size varies."""
@@ -242,6 +246,11 @@ class Pipeline:
             for key in (shapes.prod(axis=1), (first / np.maximum(last, 1)).sum(axis=1)):
                 found |= {int(key.argmin()), int(key.argmax())}
         return sorted(found)
+
+
+def _identity(steps: Steps) -> Any:
+    """What tells transforms apart: users' own need not be hashable."""
+    return tuple((id(function), paths) for function, paths in steps)
 
 
 def _shapes_differ(probes: Sequence[Any]) -> bool:

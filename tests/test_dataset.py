@@ -353,7 +353,7 @@ def test_batches_go_without_the_cycle_collector(tmp_path: Path) -> None:
     try:
         images = [weakref.ref(batch[0]) for batch in DataLoader(wrapped, batch_size=8)]
         rows = wrapped.__getitems__(range(8))
-        whole = weakref.ref(rows[0].batch)  # type: ignore[attr-defined]
+        whole = weakref.ref(rows[0].batch)
         del rows
     finally:
         gc.enable()

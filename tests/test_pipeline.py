@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pickle
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,47 @@ def stack_crops(crops: tuple[Image.Image, ...]) -> torch.Tensor:
     assert isinstance(crops, tuple)
     assert all(isinstance(crop, Image.Image) for crop in crops)
     return torch.stack([v1.ToTensor()(crop) for crop in crops])
+
+
+@dataclasses.dataclass
+class Scale:
+    """A transform that has no hash, as one with fields that can be set."""
+
+    by: float
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Resize and scale an image."""
+        tensor: torch.Tensor = v1.functional.to_tensor(image.resize((8, 8)))
+        return tensor * self.by
+
+
+def test_transforms_need_no_hash(varying_sizes: Records) -> None:
+    """A plain dataclass is a transform like any other, for all samples or in a part of a ConcatDataset."""
+    halves = [fixed_steps(varying_sizes, Scale(by), None, None).steps for by in (1, 2)]
+    routed = Pipeline(varying_sizes, lambda index: halves[index % 2])
+    ones, twos = (pipeline(varying_sizes, Scale(by)).batch(range(12), 0, 0)[0] for by in (1, 2))
+    assert torch.equal(routed.batch(np.arange(0, 12, 2), 0, 0)[0], ones[::2])
+    mixed = routed.batch(range(12), 0, 0)[0]
+    assert torch.equal(mixed[::2], ones[::2])
+    assert torch.equal(mixed[1::2], twos[1::2])
+
+
+def test_probes_are_made_once(varying_sizes: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever transforms take turns, in however many threads, each is tried out once, or as often as threads meet."""
+    routes = [fixed_steps(varying_sizes, v1.RandomCrop(size), None, None).steps for size in range(6, 14)]
+    routed = Pipeline(varying_sizes, lambda index: ())
+    tried: list[bool] = []
+
+    def extremes() -> list[int]:
+        tried.append(True)
+        return [9, 10, 11]
+
+    monkeypatch.setattr(routed, "_extremes", extremes)
+    with ThreadPoolExecutor(4) as pool:
+        probes = list(pool.map(routed._probes, routes * 20))
+    sizes = [[probe[0].size for probe in found] for found in probes]
+    assert sizes == [[(size, size)] * 3 for size in range(6, 14)] * 20
+    assert len(tried) < 16
 
 
 CROPS = [
