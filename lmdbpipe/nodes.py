@@ -79,6 +79,7 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
             prefetch = max(prefetch, 1)  # so that a batch goes over while the one before is used
         self._node = Prefetcher(node, prefetch) if prefetch else node
         self._progress: Progress | None = None
+        self._error: Exception | None = None
 
     def __repr__(self) -> str:
         return f"LMDBNode({self.dataset})"
@@ -99,7 +100,8 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
         """Begin the next epoch, or go on from a state.
 
         Raises:
-            StateError: The state is damaged, of another file or order, or of one of several workers.
+            StateError: The state is damaged, of another file or order, or of one of several workers; or it is of
+                another epoch than the one that was set.
         """
         super().reset(initial_state)
         reader, ranks, workers = self.dataset._reader, self.dataset._ranks(), Workers(0, 1)
@@ -107,18 +109,23 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
             plan = reader.load_plan(initial_state, ranks, workers)
         else:
             plan = reader.plan(ranks, workers)
-        self._progress = Progress(plan, plan.first, plan.ended)
+        self._progress, self._error = Progress(plan, plan.first, plan.ended), None
         reader.follow(self._progress)
         self._source.plan = plan
         self._source.transfer = Transfer(reader.pipeline.options.torch_device)
         self._node.reset()
 
     def next(self) -> Any:
-        """Give the next batch or sample."""
+        """Give the next batch or sample; an error again and again, until a reset."""
+        if self._error is not None:
+            raise self._error
         try:
             item = next(self._node)
         except StopIteration:
             self._current().finished = True
+            raise
+        except Exception as error:
+            self._error = error  # torchdata's nodes would leave out the item, or end, and the count be wrong
             raise
         self._current().done += 1
         return self._source.transfer.arrive(item)

@@ -131,7 +131,7 @@ Request = tuple[Indices, int, Keys]
 
 
 class Pass(Iterator[Any]):
-    """One worker's pass: gives batches, or samples without a batch size.
+    """One worker's pass: gives batches, or samples without a batch size. What raised an error is tried again next.
 
     Args:
         pipeline: Reads them.
@@ -160,6 +160,9 @@ class Pass(Iterator[Any]):
         except StopIteration:
             self.progress.finished = True
             raise
+        except BaseException:  # an error of a transform, or an interrupt: the generator that it came through has ended
+            self._items = self._iterate(dataclasses.replace(self.progress.plan, first=self.progress.done))
+            raise
         self.progress.done += 1
         return item
 
@@ -171,6 +174,7 @@ class Pass(Iterator[Any]):
         """Go on from a state; at the end of its epoch if it says so.
 
         Raises:
+            ConfigError: This iterator belongs to no reader.
             StateError: The state is damaged, of another file or order, or of one of several workers whose numbers
                 have changed.
         """

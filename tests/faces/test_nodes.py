@@ -108,6 +108,26 @@ def test_mixing_with_weights(file_of: FileOf) -> None:
         assert expected == seen + numbers(after)
 
 
+@pytest.mark.parametrize(("num_threads", "prefetch"), [(0, 0), (3, 0), (2, 2)])
+def test_an_error_is_no_end(file_of: FileOf, num_threads: int, prefetch: int) -> None:
+    """It is raised until a reset, and the state is that of what was given."""
+    calls = itertools.count()
+
+    def broken(image: Any) -> Any:
+        if next(calls) == 15:
+            raise KeyError("broken")
+        return image
+
+    expected = numbers(LMDBIterableDataset(file_of(29), **OPTIONS))
+    node = LMDBNode(file_of(29), transform=broken, num_threads=num_threads, prefetch=prefetch, **OPTIONS)
+    seen: list[Any] = []
+    for _ in range(3):
+        with pytest.raises(KeyError, match="broken"):
+            seen.extend(item[1].tolist() for item in node)
+    node.reset(node.state_dict())
+    assert expected == seen + numbers(node)
+
+
 def test_masks_and_ranks(file_of: FileOf) -> None:
     """A node deals to ranks and tells repeated samples, as the iterable face does."""
     options = {**OPTIONS, "rank": 1, "world_size": 3, "with_mask": True}

@@ -91,6 +91,42 @@ def test_threads_are_not_counted_ahead(make: Any, num_workers: int) -> None:
         assert equal(expected, [seen + list(after), list(after)])
 
 
+class Broken:
+    """A transform that fails from one call on, until it is repaired."""
+
+    def __init__(self, at: int) -> None:
+        self.at: float = at
+        self.calls = 0
+
+    def __call__(self, image: Any) -> Any:
+        """Give the image back, or fail."""
+        self.calls += 1
+        if self.calls > self.at:
+            raise KeyError("broken")
+        return image
+
+
+@pytest.mark.parametrize(("batch_size", "num_threads"), [(6, 0), (6, 2), (None, 0)])
+def test_an_error_is_no_end(make: Any, batch_size: int | None, num_threads: int) -> None:
+    """It is raised again, the state is that of what was given, and nothing is left out where it was passing."""
+    options = {"batch_size": batch_size, "num_threads": num_threads}
+    expected = list(make(transform=None, **options))
+    transform = Broken(15)
+    iterator = iter(make(transform=transform, **options))
+    seen: list[Any] = []
+    for _ in range(3):
+        with pytest.raises(KeyError, match="broken"):
+            seen.extend(iterator)
+    state = through_json(iterator.state_dict())
+    after = make(transform=None, **options)
+    after.load_state_dict(state)
+    transform.at = float("inf")
+    rest = list(iterator)
+    assert equal(expected, seen + rest)
+    assert equal(expected, seen + list(after))
+    assert iterator.state_dict()["finished"]
+
+
 def test_a_finished_epoch_leads_to_the_next(make: Any) -> None:
     """Where the end was reached, loading begins the next epoch; an iterator stands at the end of the old one."""
     expected = passes(make(), 3)
