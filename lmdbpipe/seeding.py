@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,16 @@ import numpy as np
 import torch
 import xxhash
 
-_LOCK = threading.RLock()
+_lock = threading.RLock()
+
+
+def _after_fork_in_child() -> None:
+    global _lock  # noqa: PLW0603 - a thread that is not in the child may hold the other
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def seed_all(*key: int) -> None:
@@ -25,7 +35,7 @@ def seed_all(*key: int) -> None:
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
     """Give the generators back as they were, whatever happens inside. One thread at a time may have them."""
-    with _LOCK:
+    with _lock:
         states = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
         try:
             yield

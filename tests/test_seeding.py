@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
+import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,3 +41,34 @@ def test_generators_are_given_back_after_an_error() -> None:
         seed_all(6)
         raise KeyError
     assert draw() == expected
+
+
+def _preserve(results: Any) -> None:
+    with preserved():
+        results.send(draw())
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_fork_while_a_thread_has_the_generators() -> None:
+    """A child that is forked meanwhile has generators of its own, and does not wait for a thread it has not got."""
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with preserved():
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    context: Any = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    child = context.Process(target=_preserve, args=(there,), daemon=True)
+    child.start()
+    try:
+        assert here.poll(30)
+    finally:
+        done.set()
+        thread.join()
+        child.kill()
+        child.join()

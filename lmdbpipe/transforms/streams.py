@@ -11,6 +11,7 @@ Pseudorandom Number Generators, 2014), the finaliser of which passes BigCrush.
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import cache
 from typing import Any
@@ -21,8 +22,8 @@ from numpy.typing import NDArray
 
 Words = NDArray[np.uint32]
 
-_LOCK = threading.Lock()
-_TWISTER: Any = np.random.MT19937(0)
+_lock = threading.Lock()
+_twister: Any = np.random.MT19937(0)
 """Only its state is used, which is set each time; making one is slow."""
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -31,10 +32,19 @@ _MASK = (1 << 64) - 1
 _LEFT, _NEXT, _STATE, _END = slice(8, 12), slice(16, 24), slice(24, 24 + 624 * 8), 24 + 624 * 8
 
 
+def _after_fork_in_child() -> None:
+    global _lock, _twister
+    _lock, _twister = threading.Lock(), np.random.MT19937(0)  # a thread that is not in the child may hold the old ones
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def _draw(state: NDArray[np.uint8], count: int) -> Words:
     """Take words from a torch generator's state, and advance it in place."""
     left = int(state[_LEFT].view(np.int32)[0])
-    twister = _TWISTER
+    twister = _twister
     key = state[_STATE].view(np.uint64)
     inner = {"key": key.astype(np.uint32), "pos": 625 - left}
     twister.state = {"bit_generator": "MT19937", "state": inner}
@@ -55,7 +65,7 @@ def torch_words_known() -> bool:
             generator.manual_seed(20_011 + count)
             torch.rand(count % 5, generator=generator)
             state = generator.get_state().numpy().copy()
-            with _LOCK:
+            with _lock:
                 words = _draw(state, 2 * count)
             ours = [value for u, v in words.reshape(-1, 2) for value in ((int(u) & 0xFFFFFF) / 2**24, int(v) % 1009)]
             theirs = []
@@ -77,7 +87,7 @@ def torch_words(count: int) -> Words:
     """
     if not count:
         return np.empty(0, np.uint32)
-    with _LOCK:
+    with _lock:
         state = torch.get_rng_state()
         words = _draw(state.numpy(), count)
         torch.set_rng_state(state)

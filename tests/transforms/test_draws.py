@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 from typing import Any
 
@@ -34,6 +35,25 @@ def _decoded(transform: Any, size: tuple[int, int], *, epoch: int = 0) -> Any:
 def test_torch_stream_is_known() -> None:
     """This torch's generator gives the words that are computed for it in bulk."""
     assert streams.torch_words_known()
+
+
+def _take_words(results: Any) -> None:
+    results.send(len(streams.torch_words(1300)))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_fork_while_a_thread_takes_words() -> None:
+    """A child that is forked meanwhile does not wait for a thread that it has not got."""
+    context: Any = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    child = context.Process(target=_take_words, args=(there,), daemon=True)
+    with streams._lock, streams._twister.lock:
+        child.start()
+    try:
+        assert here.poll(30)
+    finally:
+        child.kill()
+        child.join()
 
 
 def test_torch_words_match_single_calls() -> None:
