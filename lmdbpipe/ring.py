@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ SMALLEST = 64 * 1024
 """Bytes below which a tensor travels in the message itself."""
 _SLOTS = 8
 _RING_BYTES = 512 * 1024**2
-"""The most shared memory a worker takes for its slots."""
+"""The most shared memory a worker takes for its slots of one size; a size is a power of two."""
 _HELD = 4
 """How many slots of a worker's ring the main process may hold; it copies what comes beyond."""
 _FLAGS = mmap.PAGESIZE
@@ -200,7 +201,7 @@ def _formed(data: torch.Tensor, form: _Form) -> torch.Tensor:
 def _rebuild(key: tuple[int, int], number: int, arena: Arena | None, start: int, form: _Form) -> torch.Tensor:
     """Give a tensor over its slot; a copy where many slots of a worker are held here, so that some are left to it."""
     if arena is not None and key not in _received:
-        _forget_ended()
+        _forget_with_worker(key)
         _received[key] = _Received(os.getpid(), arena, set())
         arena.bytes[_KNOWN] = 1
     received = _received[key]
@@ -223,11 +224,11 @@ def _is_dense(tensor: torch.Tensor) -> bool:
     return True
 
 
-def _forget_ended() -> None:
-    """Let go of the slots of workers that have ended."""
-    alive = {process.pid for process in multiprocessing.active_children()}
-    for key in [key for key in _received if key[0] not in alive]:
-        del _received[key]
+def _forget_with_worker(key: tuple[int, int]) -> None:
+    """Let go of a ring when the object of the worker's process goes, which the loader's iterator has."""
+    for process in multiprocessing.active_children():
+        if process.pid == key[0]:
+            weakref.finalize(process, _received.pop, key, None).atexit = False
 
 
 ForkingPickler.register(SharedTensor, _reduce)

@@ -77,6 +77,19 @@ def test_an_abandoned_pass_does_no_harm() -> None:
     assert [batch["tuple"][0] for batch in loader] == list(range(12))
 
 
+@pytest.mark.parametrize("persistent", [False, True])
+def test_memory_goes_with_the_workers(persistent: bool) -> None:
+    """After a pass, or a loader that keeps its workers, nothing of them is left but what somebody holds."""
+    loader = DataLoader(
+        Source(), batch_size=None, num_workers=2, persistent_workers=persistent, multiprocessing_context="fork"
+    )
+    last = list(loader)[-1]
+    assert bool(ring._received) == persistent
+    del loader
+    assert not ring._received
+    assert torch.equal(last["tuple"][2], torch.ones(70_000) * 11)
+
+
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let this process be the worker, and the main process too."""
