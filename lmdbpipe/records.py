@@ -44,9 +44,8 @@ class Records:
             raise ConfigError("give the path of at least one database")
         self.databases = tuple(Database(path, config) for path in paths)
         self.schema = functools.reduce(_join, self.databases, self.databases[0].manifest.schema)
-        lengths = [database.manifest.length for database in self.databases]
-        self._starts = np.cumsum([0, *lengths])
-        self._length = sum(lengths)
+        self._files = _Files(self.databases)
+        self._length = int(self._files.starts[-1])
         self._tensor_images = [
             leaf for leaf, codec in enumerate(self.schema.codecs) if isinstance(codec, ImageCodec) and codec.as_tensor
         ]
@@ -56,8 +55,8 @@ class Records:
         )
         self._dense = [self._dense_leaf(leaf) for leaf in range(len(self.schema.codecs))]
         self._gathers = [
-            functools.partial(self.leaf_batch, leaf) if dense is None else dense.gather
-            for leaf, dense in enumerate(self._dense)
+            functools.partial(self._files.batch, leaf, codec.dense() is not None) if dense is None else dense.gather
+            for leaf, (dense, codec) in enumerate(zip(self._dense, self.schema.codecs, strict=True))
         ]
 
     def __len__(self) -> int:
@@ -101,7 +100,7 @@ class Records:
         """
         if not 0 <= index < len(self):
             raise OutOfRangeError(f"sample {index} does not exist: there are {len(self)}")
-        database, index = self._locate(index)
+        database, index = self._files.locate(index)
         chunk, row = divmod(index, database.manifest.chunk_length)
         values = [rows.sample(row) for rows in database.rows(chunk)]
         for leaf in self._tensor_images:
@@ -130,17 +129,13 @@ class Records:
             Where the leaf is dense, one tensor ``[n, ...]`` that the caller owns: images as uint8 N×C×H×W. Otherwise a
             list: images of varying sizes as C×H×W tensors, arrays as tensors, text as str.
         """
-        dense = self._dense[leaf]
-        if dense is not None:
-            return dense.gather(indices)
-        listed = self._listed(leaf, indices, "batch_item")
-        return torch.stack(listed) if listed and self.schema.codecs[leaf].dense() is not None else listed
+        return self._gathers[leaf](indices)
 
     def raw_images(self, leaf: int, indices: Indices) -> RawImages | None:
         """View some images, at least one, in the map, uncopied; None if that cannot be done."""
         codec, dense = self.schema.codecs[leaf], self._dense[leaf]
         if dense is None or not isinstance(codec, ImageCodec) or codec.palette:
-            parts, order = self._split(indices)
+            parts, order = self._files.split(indices)
             return view_images(leaf, [(self.databases[number], local) for number, local in parts], order)
         memory, offsets = dense.offsets(indices)
         if len(memory) * dense.row_bytes >= MOST_WINDOWS:
@@ -149,11 +144,11 @@ class Records:
 
     def images(self, leaf: int, indices: Indices) -> list[Any]:
         """Read some images as PIL images."""
-        return self._listed(leaf, indices, "image")
+        return self._files.listed(leaf, indices, "image")
 
     def listed(self, leaf: int, indices: Indices) -> list[Any]:
         """Read one leaf of some samples, as the source gave it."""
-        return self._listed(leaf, indices, "sample")
+        return self._files.listed(leaf, indices, "sample")
 
     def values(self, leaf: int) -> Array | list[Any]:
         """Read one leaf of all samples, without touching the others: an array if it is dense, else a list."""
@@ -175,7 +170,7 @@ class Records:
 
     def steps(self, indices: Indices) -> Iterator[tuple[int, Indices]]:
         """Tell where some samples, at least one, lie: numbers of files, each with its steps as `Database` has them."""
-        for number, local in self._split(indices)[0]:
+        for number, local in self._files.split(indices)[0]:
             length = self.databases[number].manifest.chunk_length
             is_run = isinstance(local, range)
             chunks = range(local[0] // length, local[-1] // length + 1) if is_run else np.asarray(local) // length
@@ -193,48 +188,63 @@ class Records:
         leaves = [DenseLeaf(database, leaf, column) for database, column in pairs if column is not None]
         if self.schema.codecs[leaf].dense() is None or not alike(leaves):
             return None
-        return leaves[0] if len(leaves) == 1 else JoinedLeaf(leaves, self._split)
+        return leaves[0] if len(leaves) == 1 else JoinedLeaf(leaves, self._files.split)
 
-    def _locate(self, index: int) -> tuple[Database, int]:
-        if len(self.databases) == 1:
-            return self.databases[0], index
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self.databases[number], index - int(self._starts[number])
 
-    def _split(self, indices: Indices) -> tuple[list[tuple[int, Indices]], npt.NDArray[np.int64] | None]:
+class _Files:
+    """Some files, one after the other. It does not refer to the `Records` that has it, so that they go with that."""
+
+    def __init__(self, databases: Sequence[Database]) -> None:
+        self._databases = databases
+        self.starts = np.cumsum([0, *(database.manifest.length for database in databases)])
+
+    def locate(self, index: int) -> tuple[Database, int]:
+        """Find the file of a sample, and its index there."""
+        if len(self._databases) == 1:
+            return self._databases[0], index
+        number = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return self._databases[number], index - int(self.starts[number])
+
+    def split(self, indices: Indices) -> tuple[list[tuple[int, Indices]], npt.NDArray[np.int64] | None]:
         """Deal indices to the files.
 
         Returns:
             Files by their numbers, each with its own indices; and which of these, laid one after the other, comes when:
             int64 ``[n]``, or None for as they are.
         """
-        if len(self.databases) == 1:
+        if len(self._databases) == 1:
             return [(0, indices)], None
         if isinstance(indices, range):
-            bounds = [int(start) for start in self._starts]
+            bounds = [int(start) for start in self.starts]
             runs = [
                 (number, range(max(indices.start, low) - low, min(indices.stop, high) - low))
                 for number, (low, high) in enumerate(itertools.pairwise(bounds))
             ]
             return [run for run in runs if run[1]], None
-        numbers = np.searchsorted(self._starts, indices, side="right") - 1
+        numbers = np.searchsorted(self.starts, indices, side="right") - 1
         by_file = np.argsort(numbers, kind="stable")
         files, firsts = np.unique(numbers[by_file], return_index=True)
         pieces = np.split(indices[by_file], firsts[1:])
         parts: list[tuple[int, Indices]] = [
-            (number, piece - self._starts[number]) for number, piece in zip(files.tolist(), pieces, strict=True)
+            (number, piece - self.starts[number]) for number, piece in zip(files.tolist(), pieces, strict=True)
         ]
         order = np.empty_like(by_file)
         order[by_file] = np.arange(len(by_file))
         return parts, order
 
-    def _listed(self, leaf: int, indices: Indices, form: str) -> list[Any]:
+    def listed(self, leaf: int, indices: Indices, form: str) -> list[Any]:
+        """Read one leaf of some samples, in a form that its rows have: ``sample``, ``image`` or ``batch_item``."""
         values = []
         for index in as_list(indices):
-            database, local = self._locate(index)
+            database, local = self.locate(index)
             chunk, row = divmod(local, database.manifest.chunk_length)
             values.append(getattr(database.rows(chunk)[leaf], form)(row))
         return values
+
+    def batch(self, leaf: int, stacks: bool, indices: Indices) -> Any:
+        """Read one leaf of some samples in the form of a batch; whether they stack is decided by all samples."""
+        listed = self.listed(leaf, indices, "batch_item")
+        return torch.stack(listed) if listed and stacks else listed
 
 
 def _join(schema: Schema, database: Database) -> Schema:

@@ -152,7 +152,7 @@ class Pass(Iterator[Any]):
         self.progress = Progress(plan, plan.first, plan.ended)
         self._with_mask = with_mask
         self._load = load
-        self._items = self._iterate(plan)
+        self._items = _items(pipeline, plan, with_mask)
 
     def __next__(self) -> Any:
         try:
@@ -161,7 +161,8 @@ class Pass(Iterator[Any]):
             self.progress.finished = True
             raise
         except BaseException:  # an error of a transform, or an interrupt: the generator that it came through has ended
-            self._items = self._iterate(dataclasses.replace(self.progress.plan, first=self.progress.done))
+            rest = dataclasses.replace(self.progress.plan, first=self.progress.done)
+            self._items = _items(self.pipeline, rest, self._with_mask)
             raise
         self.progress.done += 1
         return item
@@ -182,35 +183,38 @@ class Pass(Iterator[Any]):
             raise ConfigError("this iterator belongs to no reader that could load a state")
         plan = self._load(state, self.progress)
         self.progress.plan, self.progress.done, self.progress.finished = plan, plan.first, plan.ended
-        self._items = self._iterate(plan)
+        self._items = _items(self.pipeline, plan, self._with_mask)
 
-    def _iterate(self, plan: Plan) -> Iterator[Any]:
-        if plan.dealing.batch_size is None:
-            yield from self._samples(plan)
-            return
-        seed, epoch = plan.order.seed, plan.order.epoch
 
-        def read(request: Request) -> Any:
-            indices, repeats, keys = request
-            item = self.pipeline.batch(indices, seed, epoch, keys)
-            return (item, torch.from_numpy(padding_mask(len(indices), repeats))) if self._with_mask else item
+def _items(pipeline: Pipeline, plan: Plan, with_mask: bool) -> Iterator[Any]:
+    """Give what a plan says; it does not refer to the pass, so that one that is abandoned ends at once."""
+    if plan.dealing.batch_size is None:
+        yield from _samples(pipeline, plan, with_mask)
+        return
+    seed, epoch = plan.order.seed, plan.order.epoch
 
-        options = self.pipeline.options
-        transfer = Transfer(options.torch_device)
-        read_ahead = map_ahead(transfer.over(read), requests(self.pipeline, plan), options.num_threads)
-        with contextlib.closing(read_ahead):
-            batches = transfer.arrivals(read_ahead)
-            yield from map(share, batches) if travels() else batches
+    def read(request: Request) -> Any:
+        indices, repeats, keys = request
+        item = pipeline.batch(indices, seed, epoch, keys)
+        return (item, torch.from_numpy(padding_mask(len(indices), repeats))) if with_mask else item
 
-    def _samples(self, plan: Plan) -> Iterator[Any]:
-        for indices, repeats, keys in requests(self.pipeline, plan):
-            mask = padding_mask(len(indices), repeats)
-            for row in range(len(indices)):
-                one = slice(row, row + 1)
-                (sample,) = self.pipeline.seeded_samples(
-                    indices[one], plan.order.seed, plan.order.epoch, keys if keys is None else keys[one]
-                )
-                yield (sample, bool(mask[row])) if self._with_mask else sample
+    options = pipeline.options
+    transfer = Transfer(options.torch_device)
+    read_ahead = map_ahead(transfer.over(read), requests(pipeline, plan), options.num_threads)
+    with contextlib.closing(read_ahead):
+        batches = transfer.arrivals(read_ahead)
+        yield from map(share, batches) if travels() else batches
+
+
+def _samples(pipeline: Pipeline, plan: Plan, with_mask: bool) -> Iterator[Any]:
+    for indices, repeats, keys in requests(pipeline, plan):
+        mask = padding_mask(len(indices), repeats)
+        for row in range(len(indices)):
+            one = slice(row, row + 1)
+            (sample,) = pipeline.seeded_samples(
+                indices[one], plan.order.seed, plan.order.epoch, keys if keys is None else keys[one]
+            )
+            yield (sample, bool(mask[row])) if with_mask else sample
 
 
 def requests(pipeline: Pipeline, plan: Plan) -> Iterator[Request]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import gc
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ import lmdbpipe
 from lmdbpipe import LMDBConfig
 from lmdbpipe.errors import ConfigError, DatabaseMismatchError, OutOfRangeError
 from lmdbpipe.records import Records
+from lmdbpipe.store import environment
 from tests.helpers import Listed, image, same
 
 Build = Callable[..., Records]
@@ -269,6 +271,22 @@ def test_records_travel(build: Build) -> None:
     assert repr(again).startswith("Records(['/")
     assert again.fingerprint == records.fingerprint
     assert "+" in records.fingerprint
+
+
+@pytest.mark.parametrize("sample", [fixed, varying])
+def test_files_are_let_go_without_the_cycle_collector(sample: Any, build: Build) -> None:
+    """Records that nobody has any more have no file open, one or several."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(environment._registry)
+        records = build([sample(k) for k in range(7)], [sample(k) for k in range(3)])
+        records.batch(np.array([8, 2]))
+        assert len(environment._registry) == before + 2
+        del records
+        assert len(environment._registry) == before
+    finally:
+        gc.enable()
 
 
 def test_there_must_be_a_file() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from collections import Counter
 from typing import Any
 
@@ -273,6 +275,21 @@ def test_wrong_options_are_refused(file_of: FileOf, wrong: dict[str, Any], messa
     """Each wrong option is a ConfigError that names it, when the dataset is made."""
     with pytest.raises(ConfigError, match=message):
         LMDBIterableDataset(file_of(13), **wrong)
+
+
+def test_an_abandoned_pass_ends_at_once(file_of: FileOf) -> None:
+    """Its threads end when nobody has the iterator any more, without the cycle collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = threading.active_count()
+        iterator = iter(LMDBIterableDataset(file_of(60), batch_size=6, num_threads=2))
+        next(iterator)
+        assert threading.active_count() > before
+        del iterator
+        assert threading.active_count() == before
+    finally:
+        gc.enable()
 
 
 def test_more_workers_than_slots_are_refused(file_of: FileOf) -> None:
