@@ -187,28 +187,13 @@ class _Tasks(BaseNode[Task]):  # type: ignore[misc]
 
     def reset(self, initial_state: Mapping[str, Any] | None = None) -> None:
         super().reset(initial_state)
-        self._tasks = self._iterate()
+        self._tasks = iter(()) if self.plan is None else _tasks(self.reader, self.plan)
 
     def next(self) -> Task:
         return next(self._tasks)
 
     def get_state(self) -> dict[str, Any]:
         return {}
-
-    def _iterate(self) -> Iterator[Task]:
-        if self.plan is None:
-            return
-        seed, epoch = self.plan.order.seed, self.plan.order.epoch
-        for indices, repeats, keys in requests(self.reader.pipeline, self.plan):
-            with_mask = self.reader.options.with_mask
-            mask = torch.from_numpy(padding_mask(len(indices), repeats)) if with_mask else None
-            if self.plan.dealing.batch_size is not None:
-                yield indices, seed, epoch, keys, mask
-                continue
-            for row in range(len(indices)):
-                one = slice(row, row + 1)
-                own = keys if keys is None else keys[one]
-                yield indices[one], seed, epoch, own, mask if mask is None else bool(mask[row])
 
     def read(self, task: Task) -> Any:
         """Do what a task says."""
@@ -221,3 +206,17 @@ class _Tasks(BaseNode[Task]):  # type: ignore[misc]
         else:
             item = self.reader.pipeline.batch(indices, seed, epoch, keys)
         return item if mask is None else (item, mask)
+
+
+def _tasks(reader: StreamReader, plan: Plan) -> Iterator[Task]:
+    """Say what a plan reads, item by item."""
+    seed, epoch = plan.order.seed, plan.order.epoch
+    for indices, repeats, keys in requests(reader.pipeline, plan):
+        mask = torch.from_numpy(padding_mask(len(indices), repeats)) if reader.options.with_mask else None
+        if plan.dealing.batch_size is not None:
+            yield indices, seed, epoch, keys, mask
+            continue
+        for row in range(len(indices)):
+            one = slice(row, row + 1)
+            own = keys if keys is None else keys[one]
+            yield indices[one], seed, epoch, own, mask if mask is None else bool(mask[row])

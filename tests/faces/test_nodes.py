@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from torchvision.transforms import v2
 from lmdbpipe import LMDBIterableDataset
 from lmdbpipe.errors import ConfigError, StateError
 from lmdbpipe.nodes import LMDBNode, loader
+from lmdbpipe.store import environment
 
 from .conftest import FileOf
 from .helpers import equal, flat, numbers
@@ -126,6 +129,22 @@ def test_an_error_is_no_end(file_of: FileOf, num_threads: int, prefetch: int) ->
             seen.extend(item[1].tolist() for item in node)
     node.reset(node.state_dict())
     assert expected == seen + numbers(node)
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_an_abandoned_node_ends_at_once(file_of: FileOf, num_threads: int) -> None:
+    """Its threads and its file go when nobody has the node any more, without the cycle collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = threading.active_count(), len(environment._registry)
+        node = LMDBNode(file_of(30), num_threads=num_threads, prefetch=num_threads, **OPTIONS)
+        next(node)
+        assert len(environment._registry) == before[1] + 1
+        del node
+        assert (threading.active_count(), len(environment._registry)) == before
+    finally:
+        gc.enable()
 
 
 def test_masks_and_ranks(file_of: FileOf) -> None:
