@@ -165,8 +165,8 @@ class ArrayRows:
     def __init__(self, codec: ArrayCodec, arrays: Arrays) -> None:
         self._codec = codec
         self._data = arrays["data"]
-        self._shapes = None if codec.shape is not None else [tuple(shape) for shape in arrays["shape"].tolist()]
-        self._ends = None if self._shapes is None else ends([math.prod(shape) for shape in self._shapes])
+        self._shapes = None if codec.shape is not None else arrays["shape"]
+        self._ends = None if self._shapes is None else ends(self._shapes.prod(axis=1))
 
     def array(self, row: int) -> Array:
         """A row as stored: a view into the map, for this package's own use."""

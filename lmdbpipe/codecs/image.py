@@ -156,8 +156,6 @@ class ImageRows:
     def __init__(self, codec: ImageCodec, arrays: Arrays, length: int) -> None:
         self._codec = codec
         self._arrays = arrays
-        self._sizes = None if codec.size else arrays["shape"].tolist()
-        self._modes = None if codec.mode else [mode.decode("ascii") for mode in arrays["mode"].tolist()]
         self._ends = None if codec.dense() else ends(self._row_bytes(length))
 
     @property
@@ -167,11 +165,11 @@ class ImageRows:
 
     def mode(self, row: int) -> str:
         """The PIL mode of a row's image."""
-        return self._codec.mode or self._modes[row]  # type: ignore[index]
+        return self._codec.mode or self._arrays["mode"].item(row).decode("ascii")
 
     def size(self, row: int) -> tuple[int, int]:
         """The (height, width) of a row's image."""
-        return self._codec.size or tuple(self._sizes[row])  # type: ignore[index]
+        return self._codec.size or tuple(self._arrays["shape"][row].tolist())
 
     def span(self, row: int) -> slice:
         """The bytes of the pixels column that hold a row."""
@@ -213,7 +211,9 @@ class ImageRows:
 
     def _row_bytes(self, length: int) -> Array:
         """The bytes that each row takes by its mode and size."""
-        modes = self._modes if self._modes is not None else [self._codec.mode or ""]
-        pixel = {mode: MODES[mode].channels * MODES[mode].dtype.itemsize for mode in set(modes)}
+        modes = np.array([self._codec.mode], _MODE) if self._codec.mode else self._arrays["mode"]
+        known, numbers = np.unique(modes, return_inverse=True)
+        formats = [MODES[mode.decode("ascii")] for mode in known.tolist()]
+        pixel = np.array([form.channels * form.dtype.itemsize for form in formats], np.int64)
         area = np.prod(self._codec.size or self._arrays["shape"], axis=-1, dtype=np.int64)
-        return np.broadcast_to(area * np.array([pixel[mode] for mode in modes], np.int64), length)
+        return np.broadcast_to(area * pixel[numbers], length)

@@ -21,7 +21,9 @@ from lmdbpipe.store import environment
 from lmdbpipe.store.manifest import MANIFEST_KEY, Manifest
 
 _KEY = struct.Struct(">QH")
-_ROWS_KEPT = 256
+_CHUNKS_KEPT = 256
+_ROWS_KEPT = 2**21
+"""At most; where a leaf's sizes vary, 8 bytes each say where its rows lie."""
 STEP = 1024**2
 """Bytes of the file that the kernel is asked for at a time."""
 
@@ -99,11 +101,11 @@ class Database:
         return array if column.shape is None else array.reshape(rows, *column.shape)
 
     def rows(self, chunk: int) -> tuple[Rows, ...]:
-        """Read a chunk: for each leaf of the structure, its values by row. The last few chunks are kept at hand."""
+        """Read a chunk: for each leaf of the structure, its values by row. Some that were read are kept."""
         self._open()
         if (found := self._rows.get(chunk)) is not None:
             return found
-        if len(self._rows) >= _ROWS_KEPT:
+        if len(self._rows) >= min(_CHUNKS_KEPT, _ROWS_KEPT // self.manifest.chunk_length):
             self._rows = {}
         schema = self.manifest.schema
         arrays: list[dict[str, Array]] = [{} for _ in schema.codecs]
@@ -115,7 +117,7 @@ class Database:
         return rows
 
     def start(self, chunk: int, index: int, column: Column) -> tuple[npt.NDArray[np.uint8], int]:
-        """Give bytes as `memory` does, and where among them one column of one chunk starts, which is not empty."""
+        """Return `memory()`'s bytes and the offset in them at which this non-empty column begins."""
         self._open()
         table = self._addresses.get(index)
         address: int = -1 if table is None else table.item(chunk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from lmdbpipe.codecs import CODECS, Codec
+from lmdbpipe.codecs import CODECS, Codec, ImageCodec
+from lmdbpipe.codecs.array import ArrayCodec
 from lmdbpipe.codecs.base import as_bytes
 from lmdbpipe.modes import MODES
 from tests.helpers import image, same
@@ -303,3 +305,18 @@ def test_dense_rows_stack_into_a_batch(kind: type[Codec], values: list[Any]) -> 
             item.as_subclass(torch.Tensor) if isinstance(item, torch.Tensor) else torch.tensor(item, dtype=row.dtype)
         )
         assert same(tensor, row.clone())
+
+
+@pytest.mark.parametrize("codec", [ImageCodec(None, None), ArrayCodec("numpy", "<u1", 2, None)])
+def test_rows_of_a_chunk_take_little_memory(codec: ImageCodec | ArrayCodec) -> None:
+    """Where sizes vary, 8 bytes a row say where it lies; all else stays in the map."""
+    count = 16_384
+    shapes = np.stack([np.arange(count) % 4, np.full(count, 2)], axis=1)
+    arrays = {"shape": shapes, "mode": np.full(count, b"L", "S5")}
+    arrays["data"] = arrays["pixels"] = np.arange(shapes.prod(axis=1).sum()).astype(np.uint8)
+    tracemalloc.start()
+    rows = codec.rows(arrays, count)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 8 * count + 10_000
+    assert rows.array(7).reshape(-1).tolist() == list(range(18, 24))

@@ -265,6 +265,15 @@ def test_missing_chunks_are_corrupt(access: Any, path: Path) -> None:
     assert labels(database) == list(range(LENGTH))
 
 
+def test_few_rows_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks that were read are kept up to a number of rows, however large they are."""
+    monkeypatch.setattr("lmdbpipe.store.reader._ROWS_KEPT", 2 * CHUNK)
+    database = Database(path)
+    for _ in range(2):
+        assert labels(database) == list(range(LENGTH))
+        assert 1 <= len(database._rows) <= 2
+
+
 def test_views_into_the_map_are_read_only(path: Path) -> None:
     """What is read of the map cannot be written to by mistake."""
     database = Database(path)
