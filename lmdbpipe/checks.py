@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from typing import SupportsIndex
 
@@ -12,11 +13,12 @@ def whole(name: str, value: SupportsIndex, low: int | None = 0, high: int | None
     """Give `value` as an int.
 
     Raises:
-        ConfigError: It is not an integer, or not in ``low <= value <= high``; the message says so of `name`.
+        ConfigError: It is not an integer, or not in ``low <= value <= high``; the message names `name`.
     """
-    if hasattr(value, "__index__") and not isinstance(value, bool):
+    with contextlib.suppress(TypeError):  # also an array has an __index__, which says that it is none
         number = operator.index(value)
-        if (low is None or number >= low) and (high is None or number <= high):
+        in_range = (low is None or number >= low) and (high is None or number <= high)
+        if in_range and not isinstance(value, bool):
             return number
     bounds = "" if low is None else f" of at least {low}" if high is None else f" from {low} to {high}"
     raise ConfigError(f"{name} must be an integer{bounds}, got {value!r}")
@@ -26,7 +28,7 @@ def flag(name: str, value: object) -> bool:
     """Give `value`.
 
     Raises:
-        ConfigError: It is neither True nor False; the message says so of `name`.
+        ConfigError: It is neither True nor False; the message names `name`.
     """
     if not isinstance(value, bool):
         raise ConfigError(f"{name} must be True or False, got {value!r}")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import IterableDataset
 
+from lmdbpipe.checks import whole
 from lmdbpipe.contents import Contents
 from lmdbpipe.device import Device
 from lmdbpipe.errors import ConfigError
@@ -237,8 +238,12 @@ class LMDBIterableDataset(IterableDataset[Any]):
         return self._with(self._reader.contents.select(indices))
 
     def take(self, count: int) -> LMDBIterableDataset:
-        """Stream the first samples only, as `subset` does; all, if there are fewer."""
-        return self.subset(range(min(count, self._reader.contents.length)))
+        """Stream the first samples only, as `subset` does; all, if there are fewer.
+
+        Raises:
+            ConfigError: `count` is not an integer of at least 0, or this stream is weighted or mixed.
+        """
+        return self.subset(range(min(whole("count", count), self._reader.contents.length)))
 
     def filter(self, leaf: str | int | Path, keep: Callable[[Any], bool]) -> LMDBIterableDataset:
         """Stream the samples that have certain values only, as `subset` does; reads that column, and no image.

@@ -93,6 +93,7 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
 
         Raises:
             ConfigError: It is not an integer of at least 0.
+            StateError: A state of another epoch was loaded, and not used yet.
         """
         self.dataset.set_epoch(epoch)
 

@@ -145,7 +145,7 @@ class Pipeline:
         return last(images, draws, device=self.options.torch_device)
 
     def chains(self, steps: Steps) -> dict[Path, list[Transform]] | None:
-        """The transforms of each leaf; None if one acts on several leaves together, or inside none."""
+        """The transforms of each leaf; None if one acts on several together, or on something that is not a leaf."""
         chains: dict[Path, list[Transform]] = {}
         for function, paths in steps:
             if len(paths) != 1 or paths[0] not in self.records.schema.structure.paths:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch.distributed
 from torch.utils.data import get_worker_info
 
+from lmdbpipe.checks import whole
 from lmdbpipe.errors import ConfigError
 
 
@@ -46,11 +47,8 @@ def given_ranks(rank: int | None, world_size: int | None, mesh: Any = None) -> R
         return None
     if rank is None or world_size is None:
         raise ConfigError(f"rank and world_size go together, got rank={rank} and world_size={world_size}")
-    if not all(isinstance(value, int) and not isinstance(value, bool) for value in (rank, world_size)):
-        raise ConfigError(f"rank and world_size must be integers, got rank={rank!r} and world_size={world_size!r}")
-    if world_size < 1 or not 0 <= rank < world_size:
-        raise ConfigError(f"rank must be from 0 to world_size - 1, got rank={rank} and world_size={world_size}")
-    return Ranks(rank, world_size)
+    world_size = whole("world_size", world_size, 1)
+    return Ranks(whole("rank", rank, 0, world_size - 1), world_size)
 
 
 def resolve_ranks(given: Ranks | None, inherited: Ranks | None = None) -> Ranks:

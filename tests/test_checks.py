@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lmdbpipe import LMDBConfig
 from lmdbpipe.checks import flag, whole
@@ -33,6 +34,8 @@ def test_integers_of_any_kind_are_integers(value: Any) -> None:
         (0, 3, 4, "n must be an integer from 0 to 3, got 4"),
         (0, 3, "2", "n must be an integer from 0 to 3, got '2'"),
         (0, 3, np.float32(2), "n must be an integer from 0 to 3, got"),
+        (0, 3, np.array([1, 2]), "n must be an integer from 0 to 3, got array"),
+        (0, 3, torch.tensor(1.5), "n must be an integer from 0 to 3, got tensor"),
     ],
 )
 def test_other_values_are_named(low: int | None, high: int | None, value: Any, message: str) -> None:

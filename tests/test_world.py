@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
@@ -41,6 +42,7 @@ def test_given_ranks_hold() -> None:
     """A rank and world size that are given are taken, even where others are inherited."""
     assert given_ranks(2, 3) == Ranks(2, 3)
     assert given_ranks(None, None) is None
+    assert given_ranks(np.int64(2), np.int64(3)) == Ranks(2, 3)  # type: ignore[arg-type]
     assert resolve_ranks(Ranks(2, 3), Ranks(0, 5)) == Ranks(2, 3)
 
 
@@ -54,11 +56,21 @@ def test_mesh_gives_the_rank() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rank", "world_size"), [(None, 2), (0, None), (-1, 2), (2, 2), (0, 0), (0.0, 2), (0, "2"), (True, 2)]
+    ("rank", "world_size", "message"),
+    [
+        (None, 2, "go together, got rank=None and world_size=2"),
+        (0, None, "go together, got rank=0 and world_size=None"),
+        (-1, 2, "rank must be an integer from 0 to 1, got -1"),
+        (2, 2, "rank must be an integer from 0 to 1, got 2"),
+        (0, 0, "world_size must be an integer of at least 1, got 0"),
+        (0.0, 2, "rank must be an integer from 0 to 1, got 0.0"),
+        (0, "2", "world_size must be an integer of at least 1, got '2'"),
+        (True, 2, "rank must be an integer from 0 to 1, got True"),
+    ],
 )
-def test_impossible_ranks_are_refused(rank: Any, world_size: Any) -> None:
-    """A rank without a world size, outside of it, or no integer, is an error that shows both."""
-    with pytest.raises(ConfigError, match=f"rank={rank!r} and world_size={world_size!r}"):
+def test_impossible_ranks_are_refused(rank: Any, world_size: Any, message: str) -> None:
+    """A rank without a world size, outside of it, or no integer, is an error that says what would do."""
+    with pytest.raises(ConfigError, match=message):
         given_ranks(rank, world_size)
 
 

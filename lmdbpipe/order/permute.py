@@ -64,13 +64,14 @@ def window_permutation(n: int, *, seed: int, epoch: int, window: int) -> Int64Ar
     Cost: O(n log n) time, about 35 ns an element for ``n`` of 10,000, and 16 bytes an element of memory.
     """
     n = whole("n", n)
+    window = whole("window", window, 0, _WORD - 1)
     return _uniform(random_words(n, purpose=Purpose.WINDOWS, seed=seed, epoch=epoch, stream=window))
 
 
 def random_words(n: int, *, purpose: Purpose, seed: int, epoch: int = 0, stream: int = 0) -> Uint64Array:
     """Return ``n`` uniform 64-bit words, uint64 ``[n]``, that depend on nothing but the arguments."""
     epoch = whole("epoch", epoch, 0, _WORD - 1)
-    stream = whole("window", stream, 0, _WORD - 1)
+    stream = whole("stream", stream, 0, _WORD - 1)
     key = np.array([whole("seed", seed, None) % _WORD, purpose], dtype=np.uint64)
     # The lowest word of the counter is the generator's own: it counts blocks of four words.
     counter = np.array([0, stream, epoch, 0], dtype=np.uint64)

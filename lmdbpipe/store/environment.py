@@ -47,7 +47,8 @@ class Environment:
     def descriptor(self, path: Path) -> int:
         """A file descriptor of the file, for advice to the kernel; closed with the environment.
 
-        It is one for random reads: where others look whether a page is in memory, Linux begins to read ahead.
+        It is opened with ``POSIX_FADV_RANDOM``, because looking for a page through an ordinary descriptor starts the
+        kernel's read-ahead.
         """
         if self.advice is None:
             descriptor = os.open(path, os.O_RDONLY)

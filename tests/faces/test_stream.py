@@ -267,7 +267,7 @@ def test_unequal_files_are_refused(file_of: FileOf, tmp_path: Any) -> None:
         ({"seed": "x"}, "seed"),
         ({"rank": 0}, "go together"),
         ({"rank": 2, "world_size": 2}, "rank must be"),
-        ({"rank": 0, "world_size": 0}, "rank must be"),
+        ({"rank": 0, "world_size": 0}, "world_size must be"),
         ({"transform": len, "transforms": len}, "either"),
     ],
 )

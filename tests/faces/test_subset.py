@@ -70,5 +70,8 @@ def test_wrong_subsets_are_refused(file_of: FileOf) -> None:
     for indices in wrong:
         with pytest.raises(ConfigError, match="ind"):
             stream.subset(indices)
+    for count in (-3, 2.5):
+        with pytest.raises(ConfigError, match="count must be an integer of at least 0"):
+            stream.take(count)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no leaf"):
         stream.filter("size", bool)

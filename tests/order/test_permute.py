@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lmdbpipe.errors import ConfigError, OutOfRangeError
 from lmdbpipe.order import Permutation, Purpose, window_permutation
+from lmdbpipe.order.permute import random_words
 
 SEEDS = st.integers(-(2**70), 2**70)
 EPOCHS = st.integers(0, 2**64 - 1)
@@ -171,3 +172,11 @@ def test_negative_window_arguments_are_refused(name: str) -> None:
     arguments = {"n": 5, "seed": 0, "epoch": 0, "window": 0, name: -1}
     with pytest.raises(ConfigError, match=name):
         window_permutation(**arguments)
+
+
+def test_errors_name_the_argument() -> None:
+    """A window that is wrong is called so, as is a stream of words."""
+    with pytest.raises(ConfigError, match="window must be an integer from 0"):
+        window_permutation(3, seed=0, epoch=0, window=-1)
+    with pytest.raises(ConfigError, match="stream must be an integer from 0"):
+        random_words(3, purpose=Purpose.WINDOWS, seed=0, stream=-1)
