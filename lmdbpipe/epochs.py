@@ -30,9 +30,12 @@ from lmdbpipe.errors import ConfigError, StateError
 _MOST_WORKERS = 1024
 _WORKER_SLOTS = 4096
 """Of loaders that read at once, few workers then share a slot. Another slot is for a process that is no worker."""
+_SLOTS = 1 + _WORKER_SLOTS
 _LOADER, _WORKERS, _NUMBER, _GENERATION, _EPOCH, _LAST_GENERATION, _LAST_EPOCH = range(7)
 """A slot: the loader, its workers, the number of the worker's pass, its generation and epoch, and those of the last."""
+_SLOT_CELLS = 7
 _TOLD, _HAS_SEED, _SEED, _HAS_PASS_SEED, _PASS_SEED, _LOADED, _SIZE, _NOW, _NEXT = range(9)
+_CELLS = 9
 _STATE_BYTES = 65536
 """Room for a state of about 3,000 ranges; one that speaks for all takes 300 bytes."""
 
@@ -56,16 +59,18 @@ class EpochCounter:
     """Counts passes. Copies that travel to worker processes count together; other copies count on by themselves."""
 
     def __init__(self) -> None:
-        slots = torch.full((1 + _WORKER_SLOTS, 7), -1, dtype=torch.int64)
-        cells = torch.tensor([0, 0, 0, 0, 0, -1, 0, 0, 0], dtype=torch.int64)
-        self.__setstate__((slots, cells, torch.zeros(_STATE_BYTES, dtype=torch.uint8)))
+        self.__setstate__(torch.full((_CELLS + _SLOTS * _SLOT_CELLS + _STATE_BYTES // 8,), -1, dtype=torch.int64))
+        self._cells[:] = 0
+        self._cells[_LOADED] = -1
 
-    def __getstate__(self) -> tuple[torch.Tensor, ...]:
+    def __getstate__(self) -> torch.Tensor:
         return self._memory
 
-    def __setstate__(self, memory: tuple[torch.Tensor, ...]) -> None:
-        self._memory = tuple(tensor.share_memory_() for tensor in memory)  # type: ignore[no-untyped-call]
-        self._slots, self._cells, self._state = (tensor.numpy() for tensor in self._memory)  # quicker than torch here
+    def __setstate__(self, memory: torch.Tensor) -> None:
+        self._memory: torch.Tensor = memory.share_memory_()  # type: ignore[no-untyped-call]
+        numbers = self._memory.numpy()  # quicker than torch here
+        self._cells, slots, state = np.split(numbers, [_CELLS, _CELLS + _SLOTS * _SLOT_CELLS])
+        self._slots, self._state = slots.reshape(_SLOTS, _SLOT_CELLS), state.view(np.uint8)
         self._numbers: dict[tuple[int, _Process], int] = {}
         """How many passes this process has begun, as one of a loader's workers."""
 

@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -189,6 +190,14 @@ def test_copies_count_by_themselves() -> None:
         assert again.begin() == 1
         assert again.begin() == 2
         assert counter.peek() == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted as Linux lists them")
+def test_a_counter_takes_one_descriptor() -> None:
+    """So many datasets may be made of one: a process may often have 1,024."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    counters = [EpochCounter() for _ in range(20)]
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + len(counters)
 
 
 def _begin(counter: EpochCounter, results: Any) -> None:
