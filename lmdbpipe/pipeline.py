@@ -8,7 +8,6 @@ where a sample occurs more than once in an epoch.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from torchvision.transforms import Compose
 
 from lmdbpipe.checks import flag, whole
 from lmdbpipe.codecs import ImageCodec
@@ -88,7 +88,7 @@ class Pipeline:
         self.collate_fn = collate_fn
         self.options = options or ReadOptions()
         self._probed: dict[Any, tuple[Steps, list[Any]]] = {}
-        self._lowered: dict[int, Lowered] = {}
+        self._lowered: dict[tuple[int, ...], Lowered] = {}
         if len(records):
             self._prepare(steps_for(0))
 
@@ -115,17 +115,17 @@ class Pipeline:
         if getattr(self.steps_for, "uniform", False) or not len(indices):
             steps = self.steps_for(int(indices[0])) if len(indices) else ()
         else:
-            routes = {_identity(steps): steps for steps in map(self.steps_for, as_list(indices))}
+            routes: dict[Any, tuple[Steps, list[int]]] = {}
+            for row, own in enumerate(map(self.steps_for, as_list(indices))):
+                routes.setdefault(_identity(own), (own, []))[1].append(row)
             if len(routes) > 1:
-                samples = self.seeded_samples(indices, seed, epoch, keys)
+                samples = self._mixed(list(routes.values()), indices, seed, epoch, keys)
                 return collate(samples, samples)
-            (steps,) = routes.values()
+            ((steps, _),) = routes.values()
         if not steps:
             return self.records.batch(indices)
         if self.options.lower and (chains := self.chains(steps)):
-            drawn_by = indices if keys is None else keys
-            draws = CounterDraws(seed % 2**64, epoch, np.asarray(drawn_by))
-            return self._by_leaf(steps, chains, indices, functools.partial(self._seeded, seed, epoch, drawn_by), draws)
+            return self._by_leaf(steps, chains, indices, seed, epoch, indices if keys is None else keys)
         samples = self.seeded_samples(indices, seed, epoch, keys)
         if any(path not in self.records.schema.structure.paths for path in touched(steps)):
             return collate(samples, self._probes(steps))
@@ -139,10 +139,7 @@ class Pipeline:
         images: Any = self.records.raw_images(leaf, indices)
         if images is None:
             images = self.records.images(leaf, indices)
-        *first, last = map(self._lower, chain)
-        for lowered in first:
-            images = lowered(images, draws)
-        return last(images, draws, device=self.options.torch_device)
+        return self._lower(chain)(images, draws, device=self.options.torch_device)
 
     def chains(self, steps: Steps) -> dict[Path, list[Transform]] | None:
         """The transforms of each leaf; None if one acts on several together, or on something that is not a leaf."""
@@ -154,23 +151,17 @@ class Pipeline:
         return chains
 
     def _by_leaf(
-        self,
-        steps: Steps,
-        chains: dict[Path, list[Transform]],
-        indices: Indices,
-        seeded: Callable[[Sequence[Transform], int, Indices], list[Any]],
-        draws: Draws,
+        self, steps: Steps, chains: dict[Path, list[Transform]], indices: Indices, seed: int, epoch: int, keys: Indices
     ) -> Any:
+        """Read a batch, each leaf by itself."""
         leaves = []
         for leaf, (path, codec) in enumerate(
             zip(self.records.schema.structure.paths, self.records.schema.codecs, strict=True)
         ):
-            chain = chains.get(path)
-            if chain is None:
+            if path not in chains:
                 leaves.append(self.records.leaf_batch(leaf, indices))
                 continue
-            is_image = isinstance(codec, ImageCodec)
-            values = self.lowered_images(leaf, chain, indices, draws) if is_image else seeded(chain, leaf, indices)
+            values = self._transformed(leaf, chains[path], indices, seed, epoch, keys)
             probes = [] if codec.dense() is not None else [get(probe, path) for probe in self._probes(steps)]
             if isinstance(values, torch.Tensor):
                 leaves.append(list(values.unbind(0)) if _shapes_differ(probes) else values)
@@ -180,10 +171,35 @@ class Pipeline:
                 leaves.append(collate(values, probes))
         return self.records.schema.structure.unflatten_batch(leaves)
 
-    def _seeded(
-        self, seed: int, epoch: int, keys: Indices, chain: Sequence[Transform], leaf: int, indices: Indices
+    def _mixed(
+        self, routes: Sequence[tuple[Steps, list[int]]], indices: Indices, seed: int, epoch: int, keys: Keys
     ) -> list[Any]:
-        """Apply transforms to the values of a leaf that is no image, one by one."""
+        """Read samples with different transforms: those that share theirs together, by their places among all."""
+        structure, given = self.records.schema.structure, np.asarray(indices)
+        samples: list[Any] = [None] * len(indices)
+        for steps, rows in routes:
+            some, own = given[rows], given[rows] if keys is None else keys[rows]
+            chains = self.chains(steps) if self.options.lower else None
+            if chains is None:
+                found = self.seeded_samples(some, seed, epoch, own)
+            else:
+                leaves = [
+                    self._transformed(leaf, chains[path], some, seed, epoch, own)
+                    if path in chains
+                    else self.records.listed(leaf, some)
+                    for leaf, path in enumerate(structure.paths)
+                ]
+                found = [structure.unflatten([values[row] for values in leaves]) for row in range(len(rows))]
+            for row, sample in zip(rows, found, strict=True):
+                samples[row] = sample
+        return samples
+
+    def _transformed(
+        self, leaf: int, chain: Sequence[Transform], indices: Indices, seed: int, epoch: int, keys: Indices
+    ) -> Any:
+        """Apply transforms to a leaf: a tensor, tuples of images, or a list. What they draw is the leaf's own."""
+        if isinstance(self.records.schema.codecs[leaf], ImageCodec):
+            return self.lowered_images(leaf, chain, indices, CounterDraws(seed % 2**64, epoch, np.asarray(keys), leaf))
         values = self.records.listed(leaf, indices)
         with preserved():
             for row, key in enumerate(as_list(keys)):
@@ -198,15 +214,18 @@ class Pipeline:
             return
         for path, chain in (self.chains(steps) or {}).items():
             codec = self.records.schema.codecs[self.records.schema.structure.paths.index(path)]
-            for function in chain if isinstance(codec, ImageCodec) else ():
-                self._lower(function).prepare()
+            if isinstance(codec, ImageCodec):
+                self._lower(chain).prepare()
 
-    def _lower(self, function: Transform) -> Lowered:
-        found = self._lowered.get(id(function))
-        if found is None or found.transform is not function:
+    def _lower(self, chain: Sequence[Transform]) -> Lowered:
+        """Lower transforms that follow each other, as one: each draws numbers of its own."""
+        key = tuple(map(id, chain))
+        found = self._lowered.get(key)
+        if found is None:
             if len(self._lowered) > 16:
                 self._lowered = {}
-            found = self._lowered[id(function)] = lower(function, exact=self.options.exact)
+            one = chain[0] if len(chain) == 1 else Compose(list(chain))  # which holds them, so that ids stay theirs
+            found = self._lowered[key] = lower(one, exact=self.options.exact)
         return found
 
     def _collate(self, samples: Sequence[Any], indices: Indices, steps: Steps) -> Any:

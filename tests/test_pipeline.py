@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import ConcatDataset, Dataset
 from torchvision import transforms as v1
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from lmdbpipe.build import build
@@ -282,3 +284,91 @@ def test_what_workers_would_begin_with_is_done_before(equal_sizes: Records, monk
     LMDBDataset.from_path(path, v2.ToDtype(torch.float32))
     LMDBDataset.from_path(path, v2.ToDtype(torch.float32), lower=False)
     assert len(prepared) == 3
+
+
+class Views(Dataset[Any]):
+    """Two images of each sample, by one transform, as for contrastive learning."""
+
+    def __init__(self, transform: Any) -> None:
+        self.transform = transform
+        self.images = [image for image, _ in noise(*[(12, 12)] * 40)]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any, int]:
+        return self.transform(self.images[index]), self.transform(self.images[index]), index
+
+
+class Outer(Dataset[Any]):
+    """A dataset around one that has a transform of its own."""
+
+    def __init__(self, dataset: Any, transform: Any) -> None:
+        self.dataset, self.transform = dataset, transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, number = self.dataset[index]
+        return self.transform(image), number
+
+
+class Inner(Dataset[Any]):
+    """Some images, with a transform."""
+
+    def __init__(self, transform: Any, first: int = 0, stop: int = 40) -> None:
+        self.transform = transform
+        self.samples = noise(*[(12, 12)] * 40)[first:stop]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, number = self.samples[index]
+        return self.transform(image), number
+
+
+def streamed(dataset: Any, root: Path, **options: Any) -> Any:
+    """One batch of all samples, in order."""
+    (batch,) = LMDBDataset(dataset, root=root).stream(**{"batch_size": 40, **options})
+    return batch
+
+
+def test_two_views_of_a_sample_differ(tmp_path: Path) -> None:
+    """One transform of two images of a sample draws for each by itself, as torchvision would."""
+    first, second, _ = streamed(Views(AUGMENT), tmp_path)
+    assert sum(torch.equal(*pair) for pair in zip(first, second, strict=True)) < 10
+    again = streamed(Views(AUGMENT), tmp_path)
+    assert torch.equal(first, again[0])
+    assert torch.equal(second, again[1])
+
+
+def test_transforms_after_each_other_draw_for_themselves(tmp_path: Path) -> None:
+    """A flip after a flip undoes it half of the time."""
+    flips = v1.RandomHorizontalFlip()
+    images, _ = streamed(Outer(Inner(flips), v1.Compose([v1.RandomHorizontalFlip(), v1.PILToTensor()])), tmp_path)
+    plain = torch.stack([v1.PILToTensor()(image) for image, _ in noise(*[(12, 12)] * 40)])
+    assert 5 < sum(torch.equal(*pair) for pair in zip(images, plain, strict=True)) < 35
+
+
+def test_transforms_after_each_other_give_on_what_they_make(tmp_path: Path) -> None:
+    """The second gets just what the first one made: an `Image`, or a tensor of any shape."""
+    floats = v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)
+    assert streamed(Outer(Inner(v2.ToImage()), floats), tmp_path)[0].dtype == torch.float32
+    flat = v1.Compose([v1.ToTensor(), torch.flatten])
+    assert streamed(Outer(Inner(flat), torch.neg), tmp_path)[0].shape == (40, 3 * 12 * 12)
+
+
+@pytest.mark.parametrize("batch_size", [3, 8, 40])
+def test_neighbours_with_other_transforms_change_nothing(batch_size: int, tmp_path: Path) -> None:
+    """What a sample draws does not depend on whether its batch has samples with other transforms."""
+    other = v1.Compose([v1.RandomVerticalFlip(), v1.RandomCrop(8), v1.ToTensor()])
+
+    def both() -> Any:
+        return ConcatDataset([Inner(AUGMENT, 0, 10), Inner(other, 10)])
+
+    expected = torch.cat([images for images, _ in LMDBDataset(both(), root=tmp_path).stream(batch_size=1)])
+    found = list(LMDBDataset(both(), root=tmp_path).stream(batch_size=batch_size))
+    assert torch.equal(torch.cat([images for images, _ in found]), expected)
+    assert torch.cat([numbers for _, numbers in found]).tolist() == list(range(40))

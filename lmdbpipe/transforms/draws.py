@@ -62,6 +62,7 @@ class CounterDraws:
         seed: Any integer, at least 0.
         epoch: Any integer, at least 0.
         indices: int64 [n], the index in the dataset of each sample of the batch.
+        stream: Which of several images of a sample these are, at least 0: what is drawn for each is independent.
 
     Steps without a batched form draw from the global generators, which are seeded for each sample and put back after
     the batch. Only one thread does so at a time.
@@ -69,13 +70,13 @@ class CounterDraws:
 
     in_order = False
 
-    def __init__(self, seed: int, epoch: int, indices: NDArray[np.int64]) -> None:
+    def __init__(self, seed: int, epoch: int, indices: NDArray[np.int64], stream: int = 0) -> None:
         if seed < 0 or epoch < 0:
             raise ConfigError(f"seed is {seed} and epoch is {epoch}; both must be at least 0")
         self.seed = seed
         self.epoch = epoch
         self.indices = np.asarray(indices, np.int64)
-        self._keys = keys(seed, epoch, self.indices)
+        self._keys = keys(seed, epoch, self.indices, stream)
 
     def __repr__(self) -> str:
         return f"CounterDraws(seed={self.seed}, epoch={self.epoch}, {len(self.indices)} samples)"

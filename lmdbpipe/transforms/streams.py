@@ -115,10 +115,10 @@ def _mix_one(z: int) -> int:
     return z ^ (z >> 31)
 
 
-def keys(seed: int, epoch: int, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Give each sample a 64-bit key of (seed, epoch, index): uint64 [n]."""
+def keys(seed: int, epoch: int, indices: NDArray[np.int64], stream: int = 0) -> NDArray[np.uint64]:
+    """Give each sample a 64-bit key of (seed, epoch, stream, index): uint64 [n]."""
     key = seed * _GOLDEN & _MASK
-    for part in (seed >> 64, epoch):
+    for part in (seed >> 64, epoch, stream) if stream else (seed >> 64, epoch):
         key = _mix_one(key + (part + 1) * 0xD1342543DE82EF95 & _MASK)
     mixed = _mix(indices.astype(np.uint64) ^ np.uint64(key))
     mixed += np.uint64(key)
