@@ -12,7 +12,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from lmdbpipe.codecs import Columns, ImageCodec, Schema
-from lmdbpipe.errors import ConfigError, SampleError
+from lmdbpipe.errors import ConfigError, SampleError, SourceError
 from lmdbpipe.physical import physical_order
 from lmdbpipe.seeding import seed_all
 from lmdbpipe.source import IterableSource, MapSource, Source
@@ -95,7 +95,7 @@ class Encoder:
         """Read and bake samples in physical order, each with its index in the source.
 
         Raises:
-            SourceError: The dataset raised.
+            SourceError: The dataset raised, or gave another number of samples in a later round.
             SampleError: `db_transform` raised.
         """
         if isinstance(self.source, MapSource):
@@ -103,11 +103,18 @@ class Encoder:
                 seed_all(self.seed, round_, index)
                 yield index, self._bake(self.source.fetch(index), index)
         else:
+            lengths = [0] * self.rounds
             for round_ in range(self.rounds):
                 for index, sample in enumerate(self.source):
                     if self.db_transform is not None:
                         seed_all(self.seed, round_, index)
                     yield index, self._bake(sample, index)
+                    lengths[round_] += 1
+                if lengths[round_] != lengths[0]:
+                    raise SourceError(
+                        f"{type(self.source.dataset).__name__} gave {lengths[0]} samples at first and "
+                        f"{lengths[round_]} in round {round_}; rounds need a source that can be read again"
+                    )
 
     def encode(self, samples: Iterable[tuple[int, Any]], base: Schema) -> EncodedChunk:
         """Encode samples as one chunk.

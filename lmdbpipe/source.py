@@ -84,14 +84,20 @@ class IterableSource:
         self.dataset = dataset
         self.length: int | None = None
         try:
-            self._repeatable = iter(dataset) is not dataset
+            begun = iter(dataset)
         except TypeError as error:
             raise ConfigError(
                 f"a {type(dataset).__name__} is no dataset: it has neither __getitem__ and __len__ nor __iter__"
             ) from error
+        self._repeatable = begun is not dataset
+        self._begun: Iterator[Any] | None = self._read(begun)
+        """The first pass: another ``iter`` may share what is read, and begin behind the samples that were probed."""
 
     def __iter__(self) -> Iterator[Any]:
-        samples = iter(self.dataset)
+        samples, self._begun = self._begun, None
+        return self._read(iter(self.dataset)) if samples is None else samples
+
+    def _read(self, samples: Iterator[Any]) -> Iterator[Any]:
         for index in itertools.count():
             try:
                 sample = next(samples)
@@ -107,8 +113,13 @@ class IterableSource:
             raise ConfigError(f"{why} needs a source that can be read again, and {type(self.dataset).__name__} cannot")
 
     def probe(self) -> list[Any]:
-        """Read the first few samples, if that does not use them up."""
-        return list(itertools.islice(self, _PROBED)) if self._repeatable else []
+        """Read the first few samples, which the next pass gives too; none of an iterator, to leave it as it is."""
+        if not self._repeatable:
+            return []
+        samples = iter(self)
+        probed = list(itertools.islice(samples, _PROBED))
+        self._begun = itertools.chain(probed, samples)
+        return probed
 
     def transform_paths(self) -> dict[str, tuple[Path, ...]]:
         """Nothing: an iterable gives what it gives."""

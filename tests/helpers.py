@@ -8,7 +8,7 @@ import os
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,16 @@ class Stream(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return (self.dataset[index] for index in range(len(self.dataset)))
+
+
+class OneShot(IterableDataset[Any]):
+    """Gives a new iterator each time, but all over one that can be read but once."""
+
+    def __init__(self, samples: Iterable[Any]) -> None:
+        self.samples = iter(samples)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.samples
 
 
 class Failing(Pictures):

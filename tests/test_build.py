@@ -46,6 +46,7 @@ from tests.helpers import (
     OPTIONS,
     Failing,
     Listed,
+    OneShot,
     Pictures,
     Slow,
     Stream,
@@ -116,7 +117,11 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "iterable dataset": lambda: Stream(Pictures(30)),
     "generator": lambda: (Pictures(30)[k] for k in range(30)),
     "iterator": lambda: iter([Pictures(30)[k] for k in range(30)]),
+    "one iterator behind others": lambda: OneShot(Pictures(30)[k] for k in range(30)),
     "IterDataPipe": lambda: Pipe(30),
+    "IterDataPipe over a generator": lambda: IterableWrapper((k for k in range(30)), deepcopy=False).map(
+        Pictures(30).__getitem__
+    ),
     "IterableWrapper of a map-style dataset": lambda: IterableWrapper(Pictures(30)),  # type: ignore[arg-type]
     "IterableWrapper of a generator": lambda: IterableWrapper((Pictures(30)[k] for k in range(30)), deepcopy=False),
 }
@@ -257,6 +262,13 @@ def test_generators_have_no_rounds_or_order(options: dict[str, Any], tmp_path: P
     """A generator can be read but once: rounds and shuffling are refused."""
     with pytest.raises(ConfigError):
         build((k for k in range(5)), tmp_path / "a.lmdb", **options)
+    assert files(tmp_path) == []
+
+
+def test_rounds_of_different_lengths(tmp_path: Path) -> None:
+    """A source that has no samples left for a second round is an error, not a shorter file."""
+    with pytest.raises(SourceError, match="OneShot gave 10 samples at first and 0 in round 1"):
+        build(OneShot(range(10)), tmp_path / "a.lmdb", rounds=2)
     assert files(tmp_path) == []
 
 

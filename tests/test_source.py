@@ -13,7 +13,7 @@ from torch.utils.data.datapipes.iter import IterableWrapper
 
 from lmdbpipe.errors import ConfigError, SourceError
 from lmdbpipe.source import IterableSource, MapSource, as_source
-from tests.helpers import Listed, Pictures, Stream, same
+from tests.helpers import Listed, OneShot, Pictures, Stream, same
 
 
 class OnlyGetItem(Dataset[Any]):
@@ -81,9 +81,14 @@ def test_probing_uses_nothing_up() -> None:
     source = IterableSource(iter([1, 2, 3]))
     assert source.probe() == []
     assert list(source) == [1, 2, 3]
-    source = IterableSource(Stream(list(range(10))))
-    assert source.probe() == [0, 1, 2, 3]
-    assert list(source) == list(range(10))
+    for dataset in (
+        Stream(list(range(10))),
+        OneShot(range(10)),
+        IterableWrapper(iter(range(10)), deepcopy=False).map(abs),
+    ):
+        source = IterableSource(dataset)
+        assert source.probe() == source.probe() == [0, 1, 2, 3]
+        assert list(source) == list(range(10))
 
 
 def failing() -> Iterator[int]:
