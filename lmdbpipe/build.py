@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,14 @@ from lmdbpipe.chunks import encode_in_processes, encode_iterable, encode_map
 from lmdbpipe.codecs import Columns, Schema
 from lmdbpipe.config import LMDBConfig
 from lmdbpipe.encode import EncodedChunk, Encoder
-from lmdbpipe.errors import DatabaseMismatchError, DatabasePathError, EmptyDatasetError, FormatError, SampleError
+from lmdbpipe.errors import (
+    ConfigError,
+    DatabaseMismatchError,
+    DatabasePathError,
+    EmptyDatasetError,
+    FormatError,
+    SampleError,
+)
 from lmdbpipe.provenance import differences, provenance
 from lmdbpipe.seeding import preserved
 from lmdbpipe.source import as_source
@@ -49,7 +57,9 @@ def build(
         path: Where the file goes. Its folder must exist.
         db_transform: A transform baked into the images, in place of the dataset's own. A last PILToTensor says that
             readers give tensors; any other transform must give what a codec takes.
-        num_workers: Processes that read and encode; 0 works in this one. Iterables are always read in this one.
+        num_workers: Processes that read and encode; 0 works in this one. Iterables are always read in this one. Where
+            processes are not forked (macOS, Windows, and Linux from Python 3.14), the script that builds needs
+            ``if __name__ == "__main__":`` around what it does.
         rounds: How many passes over the dataset are written, `db_transform` drawn anew in each.
         shuffle: Write the samples of every round in a random order. Needs a map-style dataset.
         seed: Seeds that order, and the draws of a random `db_transform`.
@@ -62,7 +72,8 @@ def build(
         The manifest of the finished file.
 
     Raises:
-        ConfigError: An option has a value that cannot be used.
+        ConfigError: An option has a value that cannot be used; or a process that is being started imports the script
+            that calls this, and there is no finished file.
         DatabasePathError: The path is a folder, has no parent, or cannot be written.
         DatabaseMismatchError: There is a finished file of another source or other options.
         FormatError: There is a file that is not a finished database.
@@ -85,6 +96,7 @@ def build(
         encoder, origin = _prepare(dataset, db_transform, config, seed)
         if before is not None and not overwrite:
             return _use_again(target, origin)
+        _check_process(target)
         with _lock(target):
             if _identity(target) not in (before, None):  # another has just built it
                 return _use_again(target, origin)
@@ -244,6 +256,15 @@ def _check_path(target: Path) -> tuple[int, int] | None:
     if not os.access(target.parent, os.W_OK) and not target.exists():
         raise DatabasePathError(f"{target}: its folder cannot be written")
     return _identity(target)
+
+
+def _check_process(target: Path) -> None:
+    """Refuse to build while a new process imports the main script: the build that started it may hold the lock."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ConfigError(
+            f"{target}: a process that was started by spawn or forkserver imports the script, and would build again; "
+            'put what the script does under `if __name__ == "__main__":`'
+        )
 
 
 def _identity(target: Path) -> tuple[int, int] | None:

@@ -61,7 +61,9 @@ def _collect(
                 raise result.error from result.cause
             ahead.extend(pool.submit(_work, chunk) for chunk in itertools.islice(chunks, 1))
         except BrokenProcessPool as error:
-            raise SourceError("a worker process died, perhaps for want of memory; use fewer num_workers") from error
+            raise SourceError(
+                "a worker process died, perhaps for want of memory (use fewer num_workers); its own error stands above"
+            ) from error
         yield result
 
 

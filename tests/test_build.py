@@ -11,6 +11,8 @@ import random
 import re
 import resource
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -155,6 +157,22 @@ def test_workers_give_the_same_content(start_method: str, tmp_path: Path) -> Non
     for name in ("1.lmdb", "2.lmdb"):
         assert_same_files(tmp_path / "0.lmdb", tmp_path / name)
     assert all(map(same, samples(tmp_path / "2.lmdb"), (Pictures(60, varying)[k] for k in range(60))))
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_script_without_a_guard(start_method: str, tmp_path: Path) -> None:
+    """A script that builds in processes which import it, and would build again, ends with an error that says so."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, lmdbpipe\n"
+        f"multiprocessing.set_start_method({start_method!r}, force=True)\n"
+        f"lmdbpipe.build(range(20_000), {str(tmp_path / 'a.lmdb')!r}, num_workers=1, progress=False)\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert 'put what the script does under `if __name__ == "__main__":`' in ended.stderr
+    assert "SourceError: a worker process died" in ended.stderr
+    assert not (tmp_path / "a.lmdb").exists()
 
 
 def varying(index: int) -> tuple[str, tuple[int, int]]:
