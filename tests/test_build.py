@@ -647,6 +647,22 @@ def test_partial_file_of_another_build_is_dropped(tmp_path: Path) -> None:
     assert all(map(same, samples(tmp_path / "a.lmdb"), source.samples))
 
 
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])
+def test_truncated_partial_file_is_dropped(keep: float, tmp_path: Path) -> None:
+    """What is left of a partial file that lost its end is not built upon: to map it would kill the process."""
+    path, partial = tmp_path / "a.lmdb", tmp_path / "a.lmdb.partial"
+    (tmp_path / "flag").touch()
+    with pytest.raises(SourceError):
+        build(Failing(400, 300, tmp_path / "flag"), path, db_cfg=SMALL)
+    os.truncate(partial, int(keep * partial.stat().st_size))
+    (tmp_path / "flag").unlink()
+    process = FORK.Process(target=build, args=(Failing(400, 300, tmp_path / "flag"), path))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert len(samples(path)) == 400
+
+
 # Room
 
 

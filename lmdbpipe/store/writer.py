@@ -24,6 +24,7 @@ from lmdbpipe.config import LMDBConfig
 from lmdbpipe.errors import DatabaseFullError, DatabasePathError
 from lmdbpipe.store.environment import DATA, FILE_OPTIONS, META, SUMS
 from lmdbpipe.store.manifest import CHECKPOINT_KEY, MANIFEST_KEY, Manifest
+from lmdbpipe.store.pages import check_pages
 from lmdbpipe.store.reader import chunk_key
 
 _MIB = 1024**2
@@ -45,7 +46,7 @@ def lock_path(path: Path) -> Path:
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
     """The checkpoint of an interrupted build's last commit; None if there is nothing to go on with."""
     partial = partial_path(path)
-    if not partial.is_file():
+    if not partial.is_file() or any(check_pages(partial)):  # LMDB would trust a damaged page
         return None
     try:
         with (
