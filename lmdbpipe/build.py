@@ -143,6 +143,13 @@ class _Progress(NamedTuple):
     length: int = 0
     payload_bytes: int = 0
 
+    @classmethod
+    def of(cls, manifest: Manifest) -> _Progress:
+        """A build that wrote all its chunks."""
+        schema, payload = manifest.schema, manifest.totals["payload_bytes"]
+        numbers = (manifest.chunk_length, manifest.num_chunks, manifest.length, payload)
+        return cls(manifest.fingerprint, schema, schema, *numbers)
+
     def to_json(self) -> dict[str, Any]:
         return {**self._asdict(), "base": self.base.to_json(), "schema": self.schema.to_json()}
 
@@ -187,10 +194,13 @@ def _build(encoder: Encoder, target: Path, config: LMDBConfig, origin: dict[str,
 
 def _resume(encoder: Encoder, target: Path, fingerprint: str) -> _Progress | None:
     """Find how far an interrupted build of the same source has come."""
-    if encoder.length is None or (checkpoint := read_checkpoint(target)) is None:
+    if encoder.length is None:
         return None
     try:
-        done = _Progress.from_json(checkpoint)
+        found = read_checkpoint(target)
+        if found is None:
+            return None
+        done = _Progress.of(found) if isinstance(found, Manifest) else _Progress.from_json(found)
     except (FormatError, TypeError, KeyError):  # another version's
         return None
     return done if done.fingerprint == fingerprint else None

@@ -817,16 +817,36 @@ def _committed(path: Path) -> int:
         return 0
 
 
-def test_killed_between_manifest_and_rename(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A build that ends after its manifest is written, but before the file has its name, is not read as finished."""
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("step", ["replace", "fsync"])
+def test_ended_between_manifest_and_rename(
+    step: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A build that ends after its manifest is written, but before the file has its name, is not read as finished.
+
+    The next one gives it its name, and reads no more than what tells the source from others.
+    """
+    monkeypatch.setattr(os, step, lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises((KeyboardInterrupt, DatabasePathError)):
         build(Pictures(30), tmp_path / "a.lmdb")
-    assert not (tmp_path / "a.lmdb").exists()
+    assert files(tmp_path) == ["a.lmdb.partial"]
     monkeypatch.undo()
-    build(Pictures(30), tmp_path / "a.lmdb")
-    assert len(samples(tmp_path / "a.lmdb")) == 30
+    monkeypatch.setattr("lmdbpipe.encode.Encoder.encode", None)
+    monkeypatch.setattr("lmdbpipe.encode.Encoder.first_chunk", None)
+    manifest = build(Pictures(30), tmp_path / "a.lmdb")
+    assert manifest.totals["file_bytes"] == (tmp_path / "a.lmdb").stat().st_size
+    assert all(map(same, samples(tmp_path / "a.lmdb"), (Pictures(30)[k] for k in range(30))))
     assert files(tmp_path) == ["a.lmdb"]
+
+
+def test_complete_file_of_another_source_gets_no_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What lacks only its name, but holds something else, is begun anew."""
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError))
+    with pytest.raises(DatabasePathError):
+        build(Pictures(30), tmp_path / "a.lmdb")
+    monkeypatch.undo()
+    build(Pictures(20), tmp_path / "a.lmdb")
+    assert len(samples(tmp_path / "a.lmdb")) == 20
 
 
 def test_commits_as_often_as_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -43,8 +43,15 @@ def lock_path(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
-def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The checkpoint of an interrupted build's last commit; None if there is nothing to go on with."""
+def read_checkpoint(path: Path) -> dict[str, Any] | Manifest | None:
+    """How far an interrupted build has come: its last commit's checkpoint, or its manifest if it lacks only a name.
+
+    Returns:
+        None if there is nothing to go on with.
+
+    Raises:
+        FormatError: The manifest is not one of this version.
+    """
     partial = partial_path(path)
     if not partial.is_file() or any(check_pages(partial)):  # LMDB would trust a damaged page
         return None
@@ -53,10 +60,12 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
             lmdb.open(str(partial), readonly=True, **FILE_OPTIONS) as env,
             env.begin(db=env.open_db(META, create=False)) as transaction,
         ):
-            data = transaction.get(CHECKPOINT_KEY)
+            manifest, checkpoint = transaction.get(MANIFEST_KEY), transaction.get(CHECKPOINT_KEY)
     except lmdb.Error:
         return None
-    return None if data is None else dict(json.loads(data))
+    if manifest is not None:
+        return Manifest.loads(manifest, source=str(partial))
+    return None if checkpoint is None else dict(json.loads(checkpoint))
 
 
 class Writer:
