@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,8 @@ _CHUNK_BYTES = 1024**2
 """What a chunk holds, about: large enough to copy at full speed, small enough to stay in cache."""
 _CHUNK_LENGTH = 16384
 """Most samples in a chunk."""
+_VALUE_BYTES = 4 * 1024**3
+"""One more than LMDB takes as one value."""
 TO_TENSOR = (v1.ToTensor, v1.PILToTensor, v2.ToTensor, v2.PILToTensor, v2.ToImage)
 _PIL_TO_TENSOR = (v1.PILToTensor, v2.PILToTensor)
 
@@ -120,25 +123,25 @@ class Encoder:
         """Encode samples as one chunk.
 
         Raises:
-            SampleError: A sample does not fit the base.
+            SampleError: A sample does not fit the base, or they are too large together.
         """
         schema, rows = base, []
         for index, sample in samples:
             with _named(index):
                 schema, leaves = schema.flatten(sample)
             rows.append(leaves)
-        return EncodedChunk(schema, schema.encode(rows), len(rows))
+        return _encode_chunk(schema, rows)
 
     def first_chunk(self, samples: Iterator[tuple[int, Any]]) -> EncodedChunk | None:
         """Encode the first chunk. Its length is that of all, its schema their base; None if there are no samples."""
         taken: list[Any] = []
-        schema, size = None, 0
+        schema, size, usual = None, 0, self._usual_size()
         for index, sample in samples:
             with _named(index):
                 schema, leaves = (schema or Schema.of(sample)).flatten(sample)
             taken.append(leaves)
-            size += sum(array.nbytes for array in schema.encode([leaves]).values())
-            if _is_enough(len(taken), size):
+            size += _size(schema.encode([leaves]))
+            if _is_enough(len(taken), max(size, len(taken) * usual)):
                 break
         if schema is None:
             return None
@@ -146,7 +149,26 @@ class Encoder:
         pairs = zip(schema.structure.paths, schema.codecs, strict=True)
         codecs = tuple(self._settle(codec) if path in images else codec for path, codec in pairs)
         schema = dataclasses.replace(schema, codecs=codecs)
-        return EncodedChunk(schema, schema.encode(taken), len(taken))
+        return _encode_chunk(schema, taken)
+
+    def _usual_size(self) -> float:
+        """The mean size of a few samples, spread over the whole: the first may be small ones. 0 of an iterable."""
+        seed_all(self.seed)
+        tried = map(self.trial, self.source.probe() if isinstance(self.source, MapSource) else ())
+        sizes = [_size(columns) for _, columns in filter(None, tried)]
+        return sum(sizes) / max(len(sizes), 1)
+
+    def trial(self, sample: Any) -> tuple[Schema, Columns] | None:
+        """Bake and encode a copy of a sample, with the same draws each time; None if that fails, as a build will tell.
+
+        The sample itself is left as it is, for transforms that work in place.
+        """
+        seed_all(self.seed)
+        with contextlib.suppress(Exception):
+            sample = self._bake(copy.deepcopy(sample), 0)
+            schema = Schema.of(sample)
+            return schema, schema.encode([schema.structure.flatten(sample)])
+        return None
 
     def _settle(self, codec: Any) -> Any:
         """Decide the layout and kind of the image that transforms act on, now that a chunk has been seen."""
@@ -176,7 +198,22 @@ class Encoder:
         return sample
 
 
-def _is_enough(length: int, size: int) -> bool:
+def _encode_chunk(schema: Schema, rows: list[list[Any]]) -> EncodedChunk:
+    columns = schema.encode(rows)
+    for index, leaf, _ in schema.columns:
+        if (size := columns[index].nbytes) >= _VALUE_BYTES:
+            raise SampleError(
+                f"leaf {schema.leaf_names[leaf]}: {len(rows)} samples, which make a chunk, have {size} bytes together, "
+                "and LMDB takes less than 4 GiB as one value; divide them, or shuffle if large ones lie together"
+            )
+    return EncodedChunk(schema, columns, len(rows))
+
+
+def _size(columns: Columns) -> int:
+    return sum(array.nbytes for array in columns.values())
+
+
+def _is_enough(length: int, size: float) -> bool:
     """Whether a chunk is as near to its size as powers of two come: batches then seldom reach over a chunk's end."""
     nearest = length & (length - 1) == 0 and 2 * size**2 >= _CHUNK_BYTES**2
     return nearest or size >= 2 * _CHUNK_BYTES or length >= _CHUNK_LENGTH

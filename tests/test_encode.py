@@ -168,7 +168,7 @@ def test_chunks_hold_about_a_mebibyte() -> None:
         chunk = made.first_chunk(made.samples())
         assert chunk is not None
         assert chunk.length == expected
-    made = encoder(Listed([(image("RGB", (2, 2)), 0)] * 5 + [(image("RGB", (900, 900)), 0)] * 9))
+    made = encoder(Stream([(image("RGB", (2, 2)), 0)] * 5 + [(image("RGB", (900, 900)), 0)] * 9))
     chunk = made.first_chunk(made.samples())
     assert chunk is not None
     assert chunk.length == 6
@@ -176,6 +176,32 @@ def test_chunks_hold_about_a_mebibyte() -> None:
     chunk = made.first_chunk(made.samples())
     assert chunk is not None
     assert chunk.length == 16384
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": True}, {"db_transform": lambda value: value * 2}], ids=str)
+def test_chunks_suit_later_samples(options: dict[str, Any]) -> None:
+    """Samples that are larger than the first ones are seen, so that no chunk is many times as large as it should be."""
+    made = encoder(Listed([bytes(10)] * 20_000 + [bytes(20_000)] * 20_000), **options)
+    chunk = made.first_chunk(made.samples())
+    assert chunk is not None
+    assert 16 <= chunk.length <= 128
+
+
+def test_transforms_may_work_in_place(tmp_path: Path) -> None:
+    """A db_transform that changes what it is given acts once on each sample, also where some are looked at before."""
+    for make in (Listed, Stream, iter):
+        records = build(make([torch.ones(2) for _ in range(10)]), tmp_path, db_transform=lambda value: value.mul_(2))
+        assert all(same(torch.full((2,), 2.0), records.sample(k)) for k in range(10))
+
+
+def test_values_that_lmdb_does_not_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk of which one column is too large for LMDB is refused, with the leaf; nothing is left behind."""
+    monkeypatch.setattr("lmdbpipe.encode._VALUE_BYTES", 50_000)
+    message = "leaf data: 128 samples, which make a chunk, have 51200 bytes together"
+    for dataset in ([{"data": bytes(400)}] * 128, Stream([{"data": bytes(k and 400)} for k in range(128)])):
+        with pytest.raises(SampleError, match=message if isinstance(dataset, list) else "leaf data: 128 samples"):
+            build(dataset, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_parts_are_parts_of_the_whole() -> None:
