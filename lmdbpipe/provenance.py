@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import importlib.metadata
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import xxhash
 
-from lmdbpipe.codecs import Schema
+from lmdbpipe.codecs import Columns, Schema
 from lmdbpipe.encode import Encoder
 from lmdbpipe.errors import SampleError
 from lmdbpipe.seeding import seed_all
@@ -21,23 +21,34 @@ _COMPARED = {
     "source": "its source",
     "source_length": "the source's length",
     "db_transform": "db_transform",
+    "db_transform_repr": "the hash of db_transform's whole repr",
+    "db_transform_output": "the hash of what db_transform makes of some samples",
     "db_transform_seed": "the seed of db_transform's draws",
     "rounds": "rounds",
     "shuffle_seed": "the shuffle seed (None: not shuffled)",
     "samples": "the hash of some raw samples",
 }
+_OPTIONAL = ("db_transform_repr", "db_transform_output")
+"""What is compared only if both have it; files of earlier versions have not."""
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_HIDING = re.compile(_ADDRESS.pattern + r"|\bLambda\(")
+"""Of a repr that does not tell what is done; torchvision's Lambda does not show its function."""
 _REPR_LENGTH = 2000
 _VERSIONS = ("lmdbpipe", "torch", "torchvision", "numpy", "Pillow", "lmdb")
 
 
 def provenance(source: Source, encoder: Encoder, db_transform: Any) -> dict[str, Any]:
-    """Describe a build. Transforms are told apart by their ``repr`` without addresses.
+    """Describe a build.
+
+    Transforms are told apart by their ``repr`` without addresses; where it has some, as that of a function, also by
+    what they make of a few samples.
 
     Raises:
         SourceError: The dataset raised while a few samples were read.
     """
     kind = type(source.dataset)
+    seed_all(0)
+    samples = source.probe()
     compared = {
         "source": f"{kind.__module__}.{kind.__qualname__}",
         "source_length": source.length,
@@ -45,7 +56,8 @@ def provenance(source: Source, encoder: Encoder, db_transform: Any) -> dict[str,
         "db_transform_seed": None if db_transform is None else encoder.seed,
         "rounds": encoder.rounds,
         "shuffle_seed": encoder.shuffle_seed,
-        "samples": _hash_samples(source),
+        "samples": _hash(map(_encode, samples)) if samples else None,
+        **_hidden(db_transform, encoder, samples),
     }
     return {
         **compared,
@@ -62,22 +74,38 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return [
         f"{name} is {found.get(key)!r}, not {wanted[key]!r}"
         for key, name in _COMPARED.items()
-        if found.get(key) != wanted[key]
+        if found.get(key) != wanted.get(key) and not (key in _OPTIONAL and None in (found.get(key), wanted.get(key)))
     ]
 
 
-def _hash_samples(source: Source) -> str | None:
-    """Hash what a few raw samples are when stored; None where they can be read only once."""
+def _hidden(transform: Any, encoder: Encoder, samples: list[Any]) -> dict[str, str]:
+    """Hash what the repr of a transform, as it is shown, does not tell of it."""
+    hidden, text = {}, _ADDRESS.sub("", repr(transform))
+    if len(text) > _REPR_LENGTH:
+        hidden["db_transform_repr"] = xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
+    if samples and _HIDING.search(repr(transform)):
+        output, again = (_hash(map(encoder.trial, samples)) for _ in range(2))
+        if output == again:  # it may have random generators of its own
+            hidden["db_transform_output"] = output
+    return hidden
+
+
+def _encode(sample: Any) -> tuple[Schema, Columns] | None:
+    """Encode a raw sample; None if db_transform must make of it what can be stored."""
+    try:
+        schema = Schema.of(sample)
+        return schema, schema.encode([schema.structure.flatten(sample)])
+    except SampleError:
+        return None
+
+
+def _hash(encoded: Iterable[tuple[Schema, Columns] | None]) -> str:
     digest = xxhash.xxh3_128()
-    seed_all(0)
-    samples = source.probe()
-    for sample in samples:
-        with contextlib.suppress(SampleError):  # db_transform may make of it what can be stored
-            schema = Schema.of(sample)
-            digest.update(json.dumps(schema.to_json()).encode())
-            for _, array in sorted(schema.encode([schema.structure.flatten(sample)]).items()):
-                digest.update(array.tobytes())
-    return digest.hexdigest() if samples else None
+    for schema, columns in filter(None, encoded):
+        digest.update(json.dumps(schema.to_json()).encode())
+        for _, array in sorted(columns.items()):
+            digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _stable_repr(value: Any) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import random
 from typing import Any
 
+import pytest
 import torch
 from torch.utils.data import Dataset
 from torchvision import transforms as v1
+from torchvision.transforms import v2
 
 from lmdbpipe.encode import Encoder
 from lmdbpipe.provenance import differences, provenance
@@ -73,6 +77,65 @@ def test_addresses_do_not_count() -> None:
     one, other = describe([1], lambda value: value), describe([1], lambda value: value)
     assert " at 0x" not in one["db_transform"]
     assert differences(one, other) == []
+
+
+def least(bound: int, value: int) -> int:
+    """Bound a value."""
+    return max(bound, value)
+
+
+class Times:
+    """A transform that does not show its factor."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, value: Any) -> Any:
+        """Multiply."""
+        return value * self.factor
+
+
+@pytest.mark.parametrize("make", [list, Stream], ids=["map-style", "iterable"])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda value: value, lambda value: -value),
+        (Times(2), Times(3)),
+        (v1.Compose([Times(2)]), v1.Compose([Times(3)])),
+        (lambda value: value + random.random(), lambda value: value - random.random()),
+        (v1.Lambda(abs), v1.Lambda(lambda value: 2 * value)),
+        (v2.Compose([v2.Lambda(lambda value: value)]), v2.Compose([v2.Lambda(lambda value: 2 * value)])),
+        (functools.partial(least, 1), functools.partial(least, 5)),
+        (v1.Compose([v1.Resize(3)] * 100), v1.Compose([*[v1.Resize(3)] * 99, v1.Resize(4)])),
+    ],
+    ids=["lambda", "class", "Compose", "random", "Lambda", "v2.Lambda", "partial", "long"],
+)
+def test_changed_transforms_are_told_apart(make: Any, one: Any, other: Any) -> None:
+    """Transforms that look equal are told apart by what they make of samples, or by all of their repr."""
+    found = describe(make([3, 4, 5]), one)
+    assert found["db_transform"]
+    assert differences(found, describe(make([3, 4, 5]), one)) == []
+    assert differences(found, describe(make([3, 4, 5]), other)) != []
+    assert found["fingerprint"] != describe(make([3, 4, 5]), other)["fingerprint"]
+
+
+def test_transforms_that_cannot_be_told_apart() -> None:
+    """A transform that draws from a generator of its own, or that raises, differs from nothing that looks like it."""
+    own = random.Random(1)
+    found = describe([3, 4, 5], lambda value: value + own.random())
+    assert differences(found, describe([3, 4, 5], lambda value: value + own.random())) == []
+    assert describe([3, 4, 5], lambda value: value / 0)["fingerprint"]
+
+
+def test_files_of_earlier_versions_are_recognised() -> None:
+    """What has no hash of a transform's output or whole repr is compared without; a repr that shows all needs none."""
+    for transform in (Times(2), v1.Compose([v1.Resize(3)] * 100)):
+        now = describe([3, 4, 5], transform)
+        before = {key: now[key] for key in now if key not in ("db_transform_repr", "db_transform_output")}
+        assert before != now
+        assert differences(before, now) == []
+    assert not {"db_transform_repr", "db_transform_output"} & describe(Pictures(10), v1.Resize(3)).keys()
+    assert describe(Pictures(10))["fingerprint"] == "b373216a576a625d6b0d817f595a95b3"
 
 
 def test_samples_that_cannot_be_stored_raw_do_not_count() -> None:

@@ -26,9 +26,10 @@ class Manifest:
             ``i // chunk_length``.
         schema: The structure of a sample and the codec of each leaf.
         provenance: Where it came from: ``source`` (class), ``source_repr``, ``source_length``, ``db_transform``,
-            ``db_transform_seed``, ``rounds``, ``shuffle_seed`` (None if samples lie in the source's order), ``samples``
-            (a hash of some raw ones), ``fingerprint``, ``transforms`` (where in a sample the source applied its own),
-            ``versions``, ``date``.
+            ``db_transform_repr`` and ``db_transform_output`` (hashes, only where what is shown of its repr does not
+            tell it apart), ``db_transform_seed``, ``rounds``, ``shuffle_seed`` (None if samples lie in the source's
+            order), ``samples`` (a hash of some raw ones), ``fingerprint``, ``transforms`` (where in a sample the source
+            applied its own), ``versions``, ``date``.
         totals: ``payload_bytes`` (of all columns) and ``file_bytes``.
     """
 
