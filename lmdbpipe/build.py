@@ -81,7 +81,7 @@ def build(
         SampleError: A sample does not fit the first one, or holds what no codec takes; nothing is left behind.
         SourceError: The dataset raised, or a worker process died; what was committed stays, and the same call resumes
             if the dataset is map-style.
-        DatabaseFullError: The disk, or ``map_size``, is full.
+        DatabaseFullError: The disk, a quota, or ``map_size``, is full.
     """
     given = LMDBConfig.of(db_cfg)
     options = {

@@ -11,7 +11,7 @@ Each one is also the built-in error that a user would catch without knowing lmdb
     ├── TransformError(RuntimeError)         a transform cannot be applied, lowered or collated
     ├── OutOfRangeError(IndexError)          no sample has this index
     ├── StateError(ValueError)               a state cannot be loaded here
-    ├── DatabasePathError(OSError)           the path cannot hold a database
+    ├── DatabasePathError(OSError)           the path cannot hold a database, or be written
     ├── DatabaseNotFoundError(FileNotFoundError)
     ├── DatabaseFullError(OSError)           the disk or ``map_size`` is full
     ├── DatabaseMismatchError(ValueError)    a finished file holds another dataset
@@ -61,7 +61,7 @@ class StateError(LMDBPipeError, ValueError):
 
 
 class DatabasePathError(LMDBPipeError, OSError):
-    """A path cannot hold a database: it is a folder, not writable, or has no parent."""
+    """A path cannot hold a database: it is a folder, not writable, or has no parent; or a write to it failed."""
 
 
 class DatabaseNotFoundError(LMDBPipeError, FileNotFoundError):
@@ -69,7 +69,7 @@ class DatabaseNotFoundError(LMDBPipeError, FileNotFoundError):
 
 
 class DatabaseFullError(LMDBPipeError, OSError):
-    """A build needs more room than the disk or ``map_size`` allows."""
+    """A build needs more room than the disk, a quota or ``map_size`` allows."""
 
 
 class DatabaseMismatchError(LMDBPipeError, ValueError):

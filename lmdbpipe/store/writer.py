@@ -7,6 +7,7 @@ again, so nothing is lost. Every commit holds a checkpoint from which an interru
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import json
 import os
@@ -21,7 +22,7 @@ import xxhash
 from lmdbpipe.codecs import Columns
 from lmdbpipe.codecs.base import as_bytes
 from lmdbpipe.config import LMDBConfig
-from lmdbpipe.errors import DatabaseFullError, DatabasePathError
+from lmdbpipe.errors import DatabaseFullError, DatabasePathError, LMDBPipeError
 from lmdbpipe.store.environment import DATA, FILE_OPTIONS, META, SUMS
 from lmdbpipe.store.manifest import CHECKPOINT_KEY, MANIFEST_KEY, Manifest
 from lmdbpipe.store.pages import check_pages
@@ -31,6 +32,9 @@ _MIB = 1024**2
 _FIRST_MAP = 64 * _MIB
 _PENDING_BYTES = 64 * _MIB
 """Most bytes of chunks held in memory between two commits."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""How a full disk, quota or file system shows; LMDB says EIO where a part of a write is taken."""
 
 
 def partial_path(path: Path) -> Path:
@@ -104,7 +108,7 @@ class Writer:
         try:
             for name in (META, DATA, SUMS):
                 self._write(functools.partial(self._open_database, name))
-        except DatabaseFullError:
+        except LMDBPipeError:
             self._env.close()
             raise
 
@@ -129,6 +133,7 @@ class Writer:
 
         Raises:
             DatabaseFullError: It needs more room than ``map_size`` or the disk allows.
+            DatabasePathError: It cannot be written for another reason.
         """
         if not self._pending:
             return
@@ -153,7 +158,8 @@ class Writer:
 
         Raises:
             DatabaseFullError: As `commit` raises.
-            DatabasePathError: The complete file cannot be moved to its place; it is left where it is.
+            DatabasePathError: As `commit` raises; or the complete file cannot be moved to its place, and is left where
+                it is.
         """
         self.commit()
         size = 0
@@ -186,10 +192,12 @@ class Writer:
                     write(transaction)
             except lmdb.MapFullError as error:
                 self._grow(error)
-            except (lmdb.Error, OSError) as error:  # of the disk: LMDB's own limits are met
-                raise DatabaseFullError(
-                    f"{self.partial}: cannot be written: {error}; if the disk is full, free room and build again"
-                ) from error
+            except (lmdb.Error, OSError) as error:
+                if _is_full(error):
+                    raise DatabaseFullError(
+                        f"{self.partial}: cannot be written: {error}; if the disk is full, free room and build again"
+                    ) from error
+                raise DatabasePathError(f"{self.partial}: cannot be written: {error}") from error
             else:
                 return
 
@@ -201,6 +209,13 @@ class Writer:
                 "raise it in db_cfg"
             ) from error
         self._env.set_mapsize(min(2 * size, self._config.map_size))
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether a disk takes no more. LMDB's errors tell the system's only by their text."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return str(error).endswith(tuple(map(os.strerror, _FULL)))
 
 
 def _fsync(path: Path, flags: int) -> None:
