@@ -92,20 +92,19 @@ def build(
     config = LMDBConfig.of({**vars(given), **options})
     target = Path(path).expanduser().absolute()
     before = _check_path(target)
-    with preserved():
-        encoder, origin = _prepare(dataset, db_transform, config, seed)
-        if before is not None and not overwrite:
+    encoder, origin = _prepare(dataset, db_transform, config, seed)
+    if before is not None and not overwrite:
+        return _use_again(target, origin)
+    _check_process(target)
+    with _lock(target):
+        if _identity(target) not in (before, None):  # another has just built it
             return _use_again(target, origin)
-        _check_process(target)
-        with _lock(target):
-            if _identity(target) not in (before, None):  # another has just built it
-                return _use_again(target, origin)
-            try:
-                return _build(encoder, target, config, origin, progress=progress)
-            except Exception as error:
-                if encoder.length is None or isinstance(error, SampleError | EmptyDatasetError):  # no use in going on
-                    partial_path(target).unlink(missing_ok=True)
-                raise
+        try:
+            return _build(encoder, target, config, origin, progress=progress)
+        except Exception as error:
+            if encoder.length is None or isinstance(error, SampleError | EmptyDatasetError):  # no use in going on
+                partial_path(target).unlink(missing_ok=True)
+            raise
 
 
 def check_reuse(dataset: Any, path: Path, *, db_transform: Any, db_cfg: LMDBConfig) -> Manifest:
@@ -115,21 +114,21 @@ def check_reuse(dataset: Any, path: Path, *, db_transform: Any, db_cfg: LMDBConf
         DatabaseMismatchError: It is of another source or other options.
         FormatError: It is not a finished database.
     """
-    with preserved():
-        return _use_again(path, _prepare(dataset, db_transform, db_cfg, seed=0)[1])
+    return _use_again(path, _prepare(dataset, db_transform, db_cfg, seed=0)[1])
 
 
 def _prepare(dataset: Any, db_transform: Any, config: LMDBConfig, seed: int) -> tuple[Encoder, dict[str, Any]]:
-    source = as_source(dataset)
-    encoder = Encoder.of(
-        source,
-        db_transform=db_transform,
-        channels_first=config.db_channels_first,
-        rounds=config.rounds,
-        shuffle=config.shuffle_while_writing,
-        seed=seed,
-    )
-    return encoder, provenance(source, encoder, db_transform)
+    with preserved():
+        source = as_source(dataset)
+        encoder = Encoder.of(
+            source,
+            db_transform=db_transform,
+            channels_first=config.db_channels_first,
+            rounds=config.rounds,
+            shuffle=config.shuffle_while_writing,
+            seed=seed,
+        )
+        return encoder, provenance(source, encoder, db_transform)
 
 
 class _Progress(NamedTuple):
@@ -163,7 +162,8 @@ def _build(encoder: Encoder, target: Path, config: LMDBConfig, origin: dict[str,
     done, samples = _resume(encoder, target, fingerprint), encoder.samples()
     first: list[EncodedChunk] = []
     if done is None:
-        chunk = encoder.first_chunk(samples)
+        with preserved():
+            chunk = encoder.first_chunk(samples)
         if chunk is None:
             raise EmptyDatasetError(f"{origin['source']}: has no samples; there is nothing to write")
         first = [chunk]

@@ -20,19 +20,28 @@ import torch
 from lmdbpipe.codecs import Schema
 from lmdbpipe.encode import EncodedChunk, Encoder
 from lmdbpipe.errors import LMDBPipeError, SourceError
+from lmdbpipe.seeding import preserved, seed_all
 
 
 def encode_map(encoder: Encoder, base: Schema, chunk_length: int, start: int) -> Iterator[EncodedChunk]:
-    """Encode the chunks from `start` on, in this process."""
+    """Encode the chunks from `start` on, in this process. Others may have the random generators in between."""
     job = _Job(encoder, base, chunk_length)
-    return map(job.encode, range(start, job.num_chunks))
+    for chunk in range(start, job.num_chunks):
+        with preserved():
+            encoded = job.encode(chunk)
+        yield encoded
 
 
 def encode_iterable(
     encoder: Encoder, base: Schema, chunk_length: int, samples: Iterator[tuple[int, Any]]
 ) -> Iterator[EncodedChunk]:
-    """Encode the chunks that the rest of an iterable makes."""
-    while taken := list(itertools.islice(samples, chunk_length)):
+    """Encode the chunks that the rest of an iterable makes. Others may have the random generators in between."""
+    for chunk in itertools.count(1):
+        with preserved():
+            seed_all(encoder.seed, chunk)  # or what the source draws would be the same in each
+            taken = list(itertools.islice(samples, chunk_length))
+        if not taken:
+            return
         yield encoder.encode(taken, base)
 
 

@@ -136,6 +136,7 @@ class Encoder:
         """Encode the first chunk. Its length is that of all, its schema their base; None if there are no samples."""
         taken: list[Any] = []
         schema, size, usual = None, 0, self._usual_size()
+        seed_all(self.seed, 0)  # what an iterable draws; a map-style source is seeded for every sample
         for index, sample in samples:
             with _named(index):
                 schema, leaves = (schema or Schema.of(sample)).flatten(sample)

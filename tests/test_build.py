@@ -22,6 +22,7 @@ import lmdb
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch.utils.data import Dataset, IterDataPipe
 from torch.utils.data.datapipes.iter import IterableWrapper
 from torchvision import transforms as v1
@@ -42,8 +43,9 @@ from lmdbpipe.errors import (
     SourceError,
     UnsupportedLeafError,
 )
+from lmdbpipe.seeding import preserved
 from lmdbpipe.source import as_source
-from lmdbpipe.store import Database, Manifest, verify
+from lmdbpipe.store import Database, Manifest, Writer, lock_path, verify
 from tests.helpers import (
     OPTIONS,
     Failing,
@@ -253,6 +255,66 @@ def test_global_generators_are_left_alone(tmp_path: Path) -> None:
         with contextlib.suppress(SampleError):
             build(source, tmp_path / "a.lmdb", db_transform=crop(), overwrite=True)
         assert expected == (random.random(), np.random.rand(), float(torch.rand(())))
+
+
+class RandomInside(Listed):
+    """Draws random numbers itself."""
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.rand(4), np.random.rand(), random.random()
+
+
+@pytest.mark.parametrize("make", [RandomInside, lambda numbers: Stream(RandomInside(numbers))], ids=["map", "stream"])
+def test_random_sources(make: Any, tmp_path: Path) -> None:
+    """What a source draws itself differs from sample to sample, and is the same in each build."""
+    for name in ("a", "b"):
+        torch.manual_seed(ord(name))
+        build(make(range(40)), tmp_path / f"{name}.lmdb")
+    assert_same_files(tmp_path / "a.lmdb", tmp_path / "b.lmdb")
+    assert len({sample[1] for sample in samples(tmp_path / "a.lmdb")}) == 40
+
+
+def _others_have_the_generators() -> bool:
+    """Whether another thread may have the global random generators now."""
+    had: list[None] = []
+
+    def have() -> None:
+        with preserved():
+            had.append(None)
+
+    thread = threading.Thread(target=have)
+    thread.start()
+    thread.join(5)
+    return bool(had)
+
+
+@pytest.mark.parametrize("source", [Pictures(30), Stream(Pictures(30))], ids=["map", "stream"])
+def test_other_threads_have_the_generators_meanwhile(
+    source: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A build holds the global random generators while it encodes a chunk, not while it writes."""
+    had = []
+    put = Writer.put
+
+    def put_and_look(*arguments: Any) -> None:
+        had.append(_others_have_the_generators())
+        put(*arguments)
+
+    monkeypatch.setattr(Writer, "put", put_and_look)
+    build(source, tmp_path / "a.lmdb")
+    assert had == [True] * 5
+
+
+def test_waiting_builders_hold_no_generators(tmp_path: Path) -> None:
+    """Who waits for another builder leaves the global random generators to others."""
+    with FileLock(lock_path(tmp_path / "a.lmdb")):
+        thread = threading.Thread(target=build, args=(Pictures(3), tmp_path / "a.lmdb"))
+        thread.start()
+        thread.join(1)
+        assert thread.is_alive()
+        assert _others_have_the_generators()
+    thread.join()
+    assert len(samples(tmp_path / "a.lmdb")) == 3
 
 
 def test_shuffle_writes_each_round_once(tmp_path: Path) -> None:
