@@ -1,24 +1,45 @@
 """A dataset's own transforms: taken off for a build, found again for the readers.
 
 ``transform``, ``target_transform`` and ``transforms`` are looked for in the dataset and in the datasets inside it
-(Subset, ConcatDataset, a user's wrapper). Where in a sample each one acts is seen by fetching one sample from a copy in
-which they are replaced by recorders; so it works for any dataset that applies them to a part of what it returns. The
-user's dataset is never changed.
+(Subset, ConcatDataset, a user's wrapper), in attributes and in lists, tuples and dicts there. What is no torch Dataset
+counts if it has ``__getitem__`` and ``__len__``, and such transforms in it. Where in a sample each one acts is seen by
+fetching one sample from a copy in which they are replaced by recorders; so it works for any dataset that applies them
+to a part of what it returns. The user's dataset is never changed.
 """
 
 from __future__ import annotations
 
 import bisect
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets.vision import StandardTransform
 
 from lmdbpipe.errors import SourceError, TransformError
 from lmdbpipe.structure import Path, Structure, get, replace
 
+_DATA = (
+    str,
+    bytes,
+    bytearray,
+    memoryview,
+    range,
+    list,
+    tuple,
+    dict,
+    np.ndarray,
+    np.generic,
+    torch.Tensor,
+    torch.nn.Module,
+)
+"""What has ``__getitem__`` and ``__len__``, and is no dataset."""
+_MANY = 1000
+"""What a list holds more of are samples, unless they are torch Datasets."""
 ATTRIBUTES = ("transform", "target_transform", "transforms")
 Transform: TypeAlias = Callable[..., Any]
 
@@ -74,24 +95,42 @@ class WrappedDataset:
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.raw = _view(dataset, lambda owner, name, value: None if value is None else _identity)
-        inner = list(_inner(dataset))
-        self._depths = {id(one): depth for depth, one in enumerate(inner)}
-        self.routed = any(isinstance(one, ConcatDataset) for one in inner)
-        self._routing = {id(one) for one in inner if self.routed and _holds_concat(one)}
+        self._all = list(_inner(dataset))
+        self._depths = {id(one): depth for depth, one in enumerate(self._all)}
         self._sites: dict[tuple[int, ...], tuple[Site, ...]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"dataset": self.dataset, "sites": self._sites}
+        return {"dataset": self.dataset, "sites": self._sites, "chooses": self.__dict__.get("_chooses")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["dataset"])  # type: ignore[misc]
         self._sites = state["sites"]
+        if state["chooses"] is not None:
+            self._chooses = state["chooses"]
+
+    @property
+    def routed(self) -> bool:
+        """Whether samples may have different transforms."""
+        return bool(self._routing)
+
+    @functools.cached_property
+    def _routing(self) -> set[int]:
+        """The datasets that a route leads through."""
+        return {id(one) for one in self._all if self._chooses or _holds_concat(one)}
+
+    @functools.cached_property
+    def _chooses(self) -> bool:
+        """Whether the first and the last sample come from datasets with transforms that differ, in no ConcatDataset."""
+        if sum(map(_has_transforms, self._all)) < 2 or _holds_concat(self.dataset) or not len(self.dataset):
+            return False
+        first, last = (_find_sites(self.dataset, index) for index in (0, len(self.dataset) - 1))
+        return {id(site.owner) for site in first} != {id(site.owner) for site in last}
 
     def route(self, index: int) -> tuple[int, ...]:
-        """Which of the datasets inside a ConcatDataset a sample comes of; samples of one route share transforms.
+        """Which of the datasets inside a ConcatDataset a sample comes from; samples of one route share transforms.
 
-        Where a dataset of another kind lies around the ConcatDataset, every sample is a route of its own: only fetching
-        it from the source shows where it comes of.
+        Where a dataset of another kind lies around the ConcatDataset, or chooses itself, every sample is a route of its
+        own: only fetching it from the source shows where it comes from.
         """
         return _route(self.dataset, index, self._routing) if self.routed else ()
 
@@ -158,10 +197,38 @@ def _inner(dataset: Any, seen: set[int] | None = None) -> Iterator[Any]:
         return
     seen.add(id(dataset))
     yield dataset
-    for value in getattr(dataset, "__dict__", {}).values():
-        for item in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(item, Dataset):
+    for name, value in getattr(dataset, "__dict__", {}).items():
+        for item in _items(value) if name not in ATTRIBUTES else ():
+            if _may_be_dataset(type(item)):
                 yield from _inner(item, seen)
+
+
+def _items(value: Any) -> Iterable[Any]:
+    """What may be datasets in an attribute: itself, or what it holds, unless that is data only."""
+    if not isinstance(value, list | tuple | dict):
+        return (value,)
+    items = value.values() if isinstance(value, dict) else value
+    kinds = set(map(type, items))
+    if len(value) > _MANY:
+        kinds = {kind for kind in kinds if issubclass(kind, Dataset)}
+    return items if any(map(_may_be_dataset, kinds)) else ()
+
+
+def _may_be_dataset(kind: type) -> bool:
+    if issubclass(kind, Dataset):
+        return True
+    return hasattr(kind, "__getitem__") and hasattr(kind, "__len__") and not issubclass(kind, _DATA)
+
+
+def _is_dataset(value: Any) -> bool:
+    """Whether a value is a dataset by its class, or by its methods and the transforms in it."""
+    return isinstance(value, Dataset) or (
+        _may_be_dataset(type(value)) and any(isinstance(one, Dataset) or _has_transforms(one) for one in _inner(value))
+    )
+
+
+def _has_transforms(dataset: Any) -> bool:
+    return not getattr(dataset, "__dict__", {}).keys().isdisjoint(ATTRIBUTES)
 
 
 def _view(dataset: Any, substitute: Callable[[Any, str, Any], Any], views: dict[int, Any] | None = None) -> Any:
@@ -174,12 +241,21 @@ def _view(dataset: Any, substitute: Callable[[Any, str, Any], Any], views: dict[
         for name, value in vars(dataset).items():
             if name in ATTRIBUTES:
                 vars(view)[name] = substitute(dataset, name, value)
-            elif isinstance(value, Dataset):
-                vars(view)[name] = _view(value, substitute, views)
-            elif isinstance(value, list | tuple) and any(isinstance(item, Dataset) for item in value):
-                items = (_view(item, substitute, views) if isinstance(item, Dataset) else item for item in value)
-                vars(view)[name] = list(items) if isinstance(value, list) else tuple(items)
+            elif any(map(_is_dataset, _items(value))):
+                vars(view)[name] = _view_items(value, lambda item: _view(item, substitute, views))
     return views[id(dataset)]
+
+
+def _view_items(value: Any, view: Callable[[Any], Any]) -> Any:
+    """Exchange a dataset, or those in a list, tuple or dict, for their views."""
+    if isinstance(value, dict):
+        views = copy.copy(value)
+        views.update({key: view(item) for key, item in value.items() if _is_dataset(item)})
+        return views
+    if isinstance(value, list | tuple):
+        items = (view(item) if _is_dataset(item) else item for item in value)
+        return list(items) if isinstance(value, list) else tuple(items)
+    return view(value)
 
 
 def _holds_concat(dataset: Any) -> bool:

@@ -132,6 +132,47 @@ class Twice(Images):
         return image, image, target
 
 
+class Duck:
+    """A dataset by its methods only."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.inner[index]
+
+
+class DuckImages(Duck):
+    """A dataset by its methods only, with a transform."""
+
+    def __init__(self, inner: Any, transform: Any = None) -> None:
+        super().__init__(inner)
+        self.transform = transform
+
+    def __getitem__(self, index: int) -> Any:
+        image, target = self.inner[index]
+        return self.transform(image) if self.transform is not None else image, target
+
+
+class ByName(Dataset[Any]):
+    """Samples of several datasets, by name, together or one after the other."""
+
+    def __init__(self, together: bool, **parts: Any) -> None:
+        self.together = together
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return 5 if self.together else 5 * len(self.parts)
+
+    def __getitem__(self, index: int) -> Any:
+        if self.together:
+            return {name: part[index] for name, part in self.parts.items()}
+        return self.parts[list(self.parts)[index // 5]][index % 5]
+
+
 DATASETS: dict[str, Callable[[], Any]] = {
     "transform": lambda: Images(1, times(2)),
     "both": lambda: Images(1, times(2), times(3)),
@@ -152,6 +193,11 @@ DATASETS: dict[str, Callable[[], Any]] = {
     "wrapper of concat": lambda: Labelled(ConcatDataset([Images(1, times(2)), Images(100, times(3)), Images(200)])),
     "two views": lambda: TwoViews(transform=times(3)),
     "list": lambda: [(1.0, 2), (3.0, 4)],
+    "no Dataset": lambda: DuckImages([(1.0, 2), (3.0, 4)], times(2)),
+    "no Dataset inside": lambda: Labelled(Duck(DuckImages(Images(1, times(3)), times(2)))),
+    "no Dataset around a concat": lambda: Duck(ConcatDataset([Images(1, times(2)), Images(100, times(3))])),
+    "dict": lambda: ByName(True, a=Images(1, times(2)), b=DuckImages(Images(50), times(7))),
+    "dict as a concat": lambda: ByName(False, a=Images(1, times(2)), b=DuckImages(Images(50), times(7)), c=Images(9)),
 }
 parametrize = pytest.mark.parametrize("make", DATASETS.values(), ids=DATASETS.keys())
 
@@ -226,9 +272,9 @@ def _objects(dataset: Any) -> list[Any]:
     inner = [
         item
         for value in getattr(dataset, "__dict__", {}).values()
-        for item in (value if isinstance(value, list) else [value])
+        for item in (value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value])
     ]
-    return [dataset, *(one for item in inner if isinstance(item, Dataset) for one in _objects(item))]
+    return [dataset, *(one for item in inner if isinstance(item, Dataset | Duck) for one in _objects(item))]
 
 
 @parametrize
@@ -355,6 +401,31 @@ def test_named_tuples_stay() -> None:
 def test_convention_without_a_dataset(sample: Any, expected: dict[str, Any]) -> None:
     """Where nothing is known, transforms act as torchvision's do: on input and target, or on the whole sample."""
     assert standard_paths(Structure.of(sample)) == expected
+
+
+class Table:
+    """No dataset, though it looks like one; it cannot be copied."""
+
+    def __init__(self) -> None:
+        self.transforming = [1, 2]
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        return float(self.transforming[index])
+
+    def __copy__(self) -> Any:
+        raise TypeError
+
+
+def test_data_is_left_alone() -> None:
+    """What looks like a dataset, but holds no transforms, is not copied; nor are long lists looked through."""
+    dataset: Any = DuckImages(Table(), times(2))
+    dataset.numbers = list(range(10**6))
+    wrapped = WrappedDataset(dataset)
+    assert wrapped.raw.inner is dataset.inner
+    assert wrapped.raw.numbers is dataset.numbers
 
 
 def test_same_dataset_twice() -> None:
