@@ -63,7 +63,8 @@ def build(
         rounds: How many passes over the dataset are written, `db_transform` drawn anew in each.
         shuffle: Write the samples of every round in a random order. Needs a map-style dataset.
         seed: Seeds that order, and the draws of a random `db_transform`.
-        overwrite: Build anew even if there is a finished file.
+        overwrite: Build anew even if there is a finished file. Of several processes, such as ranks, let only one do it:
+            another that comes when that is done builds once more, and replaces the file that is read already.
         db_cfg: An `LMDBConfig`, a mapping, or an object with such attributes. Its ``rounds``, ``shuffle_while_writing``
             and ``num_workers`` hold where the arguments here are left at their defaults.
         progress: Show a progress bar.
