@@ -33,7 +33,8 @@ class LMDBConfig:
         max_readers: LMDB's limit of concurrent reader slots; without effect on the lock-free files of this package.
             Default 128.
         readahead: Let the kernel read ahead of random accesses. Turn it off to read at random from a file larger than
-            memory; streams advise the kernel themselves either way. Default True.
+            memory; streams advise the kernel themselves either way. All readers of a file in a process share it as the
+            first of them opened it. Default True.
         meminit: Zero fresh pages before they are written. Default True.
         max_spare_txns: Read transactions that LMDB keeps for reuse. Default 128.
         access: ``"get"`` looks every chunk up by its key; ``"cursor"`` keeps one cursor and steps it forward, which

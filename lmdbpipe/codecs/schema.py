@@ -70,7 +70,7 @@ class Schema:
         return (self if codecs == self.codecs else dataclasses.replace(self, codecs=codecs)), leaves
 
     def join(self, other: Schema) -> Schema:
-        """Give the narrowest schema that holds what both hold; both come of the same first sample."""
+        """Give the narrowest schema that holds what both hold; both come from the same first sample."""
         joined = tuple(mine.join(theirs) for mine, theirs in zip(self.codecs, other.codecs, strict=True))
         return dataclasses.replace(self, codecs=joined)
 
@@ -113,10 +113,6 @@ class Schema:
     def leaf_names(self) -> tuple[str, ...]:
         """The leaves' paths as users write them."""
         return tuple(map(format_path, self.structure.paths))
-
-    def leaf(self, path: Path) -> int | None:
-        """Find the leaf at a path."""
-        return self.structure.paths.index(path) if path in self.structure.paths else None
 
     def to_json(self) -> dict[str, Any]:
         """Describe structure, leaves and columns for the manifest."""

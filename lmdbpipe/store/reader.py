@@ -33,11 +33,6 @@ def chunk_key(chunk: int, column: int) -> bytes:
     return _KEY.pack(chunk, column)
 
 
-def parse_key(key: bytes) -> tuple[int, int]:
-    """Read what `chunk_key` wrote."""
-    return _KEY.unpack(key)
-
-
 class Database:
     """A finished file. Opens lazily, again after a fork; pickles as its path; several may be open on one file.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import lmdb
 import xxhash
@@ -24,9 +24,9 @@ def verify(database: Database) -> Iterator[str]:
         return
     try:
         yield from _verify_keys(database)
+        payload = 0
         for chunk in range(database.manifest.num_chunks):
-            yield from _verify_chunk(database, chunk)
-        payload = sum(database.value_sizes())
+            payload += yield from _verify_chunk(database, chunk)
         if payload != database.manifest.totals["payload_bytes"]:
             yield f"the payload has {payload} bytes, the manifest says {database.manifest.totals['payload_bytes']}"
         size = database.path.stat().st_size
@@ -53,7 +53,9 @@ def _verify_keys(database: Database) -> Iterator[str]:
             yield f"database {name.decode()}: key {extra.hex()} belongs to no column"
 
 
-def _verify_chunk(database: Database, chunk: int) -> Iterator[str]:
+def _verify_chunk(database: Database, chunk: int) -> Generator[str, None, int]:
+    """Yield what is wrong with a chunk; return its bytes, of the columns that can be read."""
+    size = 0
     schema = database.manifest.schema
     leaves: dict[int, dict[str, Array]] = {leaf: {} for leaf in range(len(schema.codecs))}
     sound = set(leaves)
@@ -65,9 +67,11 @@ def _verify_chunk(database: Database, chunk: int) -> Iterator[str]:
             yield f"{name}: {error}"
             sound.discard(leaf)
             continue
+        size += array.nbytes
         if xxhash.xxh3_64_digest(as_bytes(array)) != database.sum(chunk, index):
             yield f"{name}: its bytes do not match their checksum"
             sound.discard(leaf)
     for leaf in sorted(sound):
         problems = schema.codecs[leaf].check(leaves[leaf], database.manifest.chunk_rows(chunk))
         yield from (f"chunk {chunk}, leaf {schema.leaf_names[leaf]}: {problem}" for problem in problems)
+    return size
