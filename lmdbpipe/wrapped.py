@@ -116,12 +116,14 @@ class WrappedDataset:
     @functools.cached_property
     def _routing(self) -> set[int]:
         """The datasets that a route leads through."""
-        return {id(one) for one in self._all if self._chooses or _holds_concat(one)}
+        if any(isinstance(one, ConcatDataset) for one in self._all):
+            return {id(one) for one in self._all if _holds_concat(one)}
+        return set(map(id, self._all)) if self._chooses else set()
 
     @functools.cached_property
     def _chooses(self) -> bool:
-        """Whether the first and the last sample come from datasets with transforms that differ, in no ConcatDataset."""
-        if sum(map(_has_transforms, self._all)) < 2 or _holds_concat(self.dataset) or not len(self.dataset):
+        """Whether the first and the last sample meet transforms of different datasets, where no ConcatDataset is."""
+        if sum(map(_has_transforms, self._all)) < 2 or not len(self.dataset):
             return False
         first, last = (_find_sites(self.dataset, index) for index in (0, len(self.dataset) - 1))
         return {id(site.owner) for site in first} != {id(site.owner) for site in last}
