@@ -292,6 +292,7 @@ def _lock(target: Path) -> Iterator[None]:
     """Be the only builder of a file; the lock's own file is gone afterwards."""
     lock = FileLock(lock_path(target))
     try:
+        lock_path(target).touch()  # or it would be waited for where no file can be made
         lock.acquire()
     except OSError as error:
         raise DatabasePathError(f"{target}: its folder cannot be written: {error}") from error

@@ -189,6 +189,14 @@ class LMDBDataset(Dataset[Any]):
             known = vars(self)["_known_pipeline"] = (steps, Pipeline(self.records, FixedSteps(steps)))
         return known[1]
 
+    def __copy__(self) -> LMDBDataset:
+        """Make another on the same file, whose transforms may be changed without changing these."""
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self), _overrides=dict(self._overrides), _finalizer=self)  # a temporary file lives on
+        for made in ("_known_pipeline", "_fixed_steps"):
+            vars(copied).pop(made, None)
+        return copied
+
     def __getattr__(self, name: str) -> Any:
         dunder = name.startswith("__") and name.endswith("__")
         if dunder or vars(self).get("dataset") is None:

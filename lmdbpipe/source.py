@@ -10,9 +10,9 @@ from torch.utils.data import IterableDataset
 from torch.utils.data.datapipes.iter import IterableWrapper
 from torchvision.datasets.vision import StandardTransform
 
-from lmdbpipe.errors import ConfigError, SourceError
+from lmdbpipe.errors import ConfigError
 from lmdbpipe.structure import Path
-from lmdbpipe.wrapped import WrappedDataset
+from lmdbpipe.wrapped import WrappedDataset, source_error
 
 _PROBED = 4
 """How many samples tell one source from another."""
@@ -45,7 +45,7 @@ class MapSource:
         try:
             return self.wrapped.raw[index]
         except Exception as error:
-            raise _source_error(self.dataset, index, error) from error
+            raise source_error(self.dataset, index, error) from error
 
     def probe(self) -> list[Any]:
         """Read a few samples, spread over the whole."""
@@ -104,7 +104,7 @@ class IterableSource:
             except StopIteration:
                 return
             except Exception as error:
-                raise _source_error(self.dataset, index, error) from error
+                raise source_error(self.dataset, index, error, bare=False) from error
             yield sample
 
     def require_repeatable(self, why: str) -> None:
@@ -141,7 +141,3 @@ def as_source(dataset: Any) -> Source:
         hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
     )
     return MapSource(dataset) if is_map else IterableSource(dataset)
-
-
-def _source_error(dataset: Any, index: int, error: Exception) -> SourceError:
-    return SourceError(f"sample {index}: {type(dataset).__name__} raised {type(error).__name__}: {error}")

@@ -96,6 +96,12 @@ class WrappedDataset:
         self.dataset = dataset
         self.raw = _view(dataset, lambda owner, name, value: None if value is None else _identity)
         self._all = list(_inner(dataset))
+        if live := next(filter(_is_live, self._all), None):
+            raise TransformError(
+                f"{type(dataset).__name__} is, or holds, a {type(live).__name__} whose transforms are live, and would "
+                "be baked into the file: wrap the dataset that it wraps, and take a Subset or ConcatDataset of what is "
+                "wrapped; or set its transforms to None and give db_transform"
+            )
         self._depths = {id(one): depth for depth, one in enumerate(self._all)}
         self._sites: dict[tuple[int, ...], tuple[Site, ...]] = {}
 
@@ -205,6 +211,12 @@ def _inner(dataset: Any, seen: set[int] | None = None) -> Iterator[Any]:
                 yield from _inner(item, seen)
 
 
+def _is_live(dataset: Any) -> bool:
+    """Whether this reads a file, and applies transforms."""
+    steps = getattr(type(dataset), "stream_steps", None)
+    return steps is not None and len(dataset) > 0 and bool(steps(dataset)(0))
+
+
 def _items(value: Any) -> Iterable[Any]:
     """What may be datasets in an attribute: itself, or what it holds, unless that is data only."""
     if not isinstance(value, list | tuple | dict):
@@ -289,13 +301,23 @@ def _find_sites(dataset: Any, index: int) -> Iterator[Site]:
         try:
             calls, sample = _record(dataset, index, lambda value: value)
         except Exception as error:
-            raise SourceError(
-                f"sample {index}: {type(dataset).__name__} raised {type(error).__name__}: {error}"
-            ) from error
+            raise source_error(dataset, index, error) from error
     for owner, name, values in calls:
         paths = [list(_locate(sample, value)) for value in values]
         seen = all(len(found) == 1 for found in paths)  # a value that stands in two places cannot be told apart
         yield Site(owner, name, tuple(found[0] for found in paths) if seen else ())
+
+
+def source_error(dataset: Any, index: int, error: Exception, *, bare: bool = True) -> SourceError:
+    """Say that a dataset raised; and what may help if its transforms were taken off."""
+    message = f"sample {index}: {type(dataset).__name__} raised {type(error).__name__}: {error}"
+    owned = [getattr(one, "__dict__", {}).get(name) for one in _inner(dataset) for name in ATTRIBUTES]
+    if bare and any(value is not None for value in owned):
+        message += (
+            ". It is read without its transforms: if it calls one with keywords, or works on after it, set that to "
+            "None before wrapping, and apply it to what the wrapper gives"
+        )
+    return SourceError(message)
 
 
 def _record(dataset: Any, index: int, give: Callable[[Any], Any]) -> tuple[list[tuple[Any, str, list[Any]]], Any]:

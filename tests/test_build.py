@@ -586,6 +586,13 @@ def test_place_that_is_taken_meanwhile(tmp_path: Path) -> None:
         build(Blocking(30, tmp_path / "a.lmdb"), tmp_path / "a.lmdb")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no folder that takes no files at all")
+def test_a_folder_that_takes_no_files() -> None:
+    """Where not even a lock can be made, nobody waits for it."""
+    with pytest.raises(DatabasePathError, match="cannot be written"):
+        build(Pictures(1), Path("/proc/a.lmdb"))
+
+
 def test_folder_that_cannot_be_written() -> None:
     """A read-only folder is a DatabasePathError; but a file that is finished there can be used again."""
     with unprivileged() as folder:

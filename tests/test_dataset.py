@@ -31,6 +31,7 @@ from lmdbpipe.errors import (
     DatabasePathError,
     OutOfRangeError,
     SourceError,
+    TransformError,
 )
 from tests.helpers import Failing
 
@@ -269,6 +270,35 @@ def test_pickling_leaves_the_original_usable(tmp_path: Path) -> None:
         del twin
     gc.collect()
     assert equal(wrapped[5], expected)
+
+
+def test_copies_have_transforms_of_their_own(tmp_path: Path) -> None:
+    """As for a torchvision dataset, what is set in a shallow copy is not set in the original, nor the other way."""
+    first = LMDBDataset(small(), root=tmp_path, temporary_db=True)
+    first.transform = v1.CenterCrop(4)
+    assert first[0][0].size == (4, 4)
+    second = copy.copy(first)
+    second.transform = v1.CenterCrop(2)
+    assert (first[0][0].size, second[0][0].size) == ((4, 4), (2, 2))
+    assert next(iter(second.stream(batch_size=2)))[0].shape == (2, 3, 2, 2)
+    del first
+    gc.collect()
+    assert (second[0][0].size, Path(second.path).exists()) == ((2, 2), True)
+    del second
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("around", [lambda d: d, lambda d: Subset(d, [0, 1]), lambda d: ConcatDataset([d, d])])
+def test_live_transforms_are_not_baked(around: Any, tmp_path: Path) -> None:
+    """A wrapper is not built from with its transforms, directly or inside another dataset; without, it is."""
+    inner = LMDBDataset(small(), root=tmp_path, name="inner")
+    inner.transform = v1.RandomCrop(4)
+    with pytest.raises(TransformError, match="would be baked"):
+        LMDBDataset(around(inner), root=tmp_path, name="outer")
+    assert len(list(tmp_path.iterdir())) == 1
+    inner.transform = None
+    assert equal(LMDBDataset(around(inner), root=tmp_path, name="outer")[1], inner[1])
 
 
 def test_a_temporary_file_goes_with_its_wrapper(tmp_path: Path) -> None:

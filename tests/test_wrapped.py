@@ -11,7 +11,7 @@ import pytest
 from torch.utils.data import ConcatDataset, Dataset, Subset, random_split
 from torchvision.datasets.vision import StandardTransform, VisionDataset
 
-from lmdbpipe.errors import TransformError
+from lmdbpipe.errors import SourceError, TransformError
 from lmdbpipe.structure import Structure
 from lmdbpipe.wrapped import WrappedDataset, apply, standard_paths
 
@@ -433,3 +433,19 @@ def test_same_dataset_twice() -> None:
     inner = Images(1, times(2))
     dataset: Any = ConcatDataset([inner, inner])
     assert samples(WrappedDataset(dataset)) == plain(dataset)
+
+
+class Keywords(Images):
+    """Calls its transform as albumentations wants it."""
+
+    def __getitem__(self, index: int) -> Any:
+        return self.transform(image=float(index))["image"], index
+
+
+def test_transforms_that_cannot_be_taken_off() -> None:
+    """Who calls a transform with keywords is told what to do; who has none is not."""
+    with pytest.raises(SourceError, match="calls one with keywords"):
+        WrappedDataset(Keywords(transform=lambda image: {"image": image})).sites(0)
+    with pytest.raises(SourceError) as caught:
+        WrappedDataset(Keywords()).sites(0)
+    assert "keywords" not in str(caught.value)
