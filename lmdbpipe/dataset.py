@@ -52,7 +52,7 @@ class LMDBDataset(Dataset[Any]):
             ``db_cfg.db_attempt_interval`` seconds apart.
         temporary_db: Build a file of a random name, and delete it with this object.
         db_transform: A transform baked into the file, such as a Resize.
-        force_db_rebuild: Build anew even if there is a file.
+        force_db_rebuild: Build anew even if there is a file; on one rank only, as `lmdbpipe.build` says.
         db_cfg: An `LMDBConfig`, a mapping, or any object with such attributes.
         lower: Whether a DataLoader's batches go through the transform at once, with the same bits.
 

@@ -199,11 +199,6 @@ class Database:
         with self._open().transaction().cursor(self._open().handles[database]) as cursor:
             yield from map(bytes, cursor.iternext(values=False))
 
-    def value_sizes(self) -> Iterator[int]:
-        """The bytes of each column of each chunk."""
-        with self._open().transaction().cursor(self._open().handles[environment.DATA]) as cursor:
-            yield from (len(value) for value in cursor.iternext(keys=False))
-
     def close(self) -> None:
         """Let the file go; it opens again on the next use."""
         if self._environment is not None and self._generation == environment.generation():
