@@ -76,6 +76,7 @@ def fetch(pipeline: Pipeline, steps: Steps, positions: npt.NDArray[np.int64]) ->
         listed = [images if leaf == image else records.listed(leaf, positions) for leaf in range(len(schema.codecs))]
         return list(map(schema.structure.unflatten, zip(*listed, strict=True)))
     collated = [images if leaf == image else records.leaf_batch(leaf, positions) for leaf in range(len(schema.codecs))]
+    collated = [tuple(column) if isinstance(column, list) else column for column in collated]  # as torch gives strings
     numbers = [isinstance(column, torch.Tensor) and column is not images for column in collated]
     columns = [column.tolist() if number else column for column, number in zip(collated, numbers, strict=True)]
     return make_rows(columns, collated)

@@ -634,3 +634,27 @@ def test_a_broken_first_sample_is_named(tmp_path: Path) -> None:
         LMDBDataset(Broken(4), root=tmp_path)
     assert isinstance(caught.value.__cause__, OSError)
     assert list(tmp_path.iterdir()) == []
+
+
+class Named(Dataset[Any]):
+    """Images with names."""
+
+    def __init__(self, transform: Any) -> None:
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> tuple[Any, str, bytes, int]:
+        image = Image.fromarray(np.full((4, 4, 3), index, np.uint8))
+        return self.transform(image), f"image {index}", b"%d" % index, index
+
+
+def test_strings_come_as_torch_gives_them(tmp_path: Path) -> None:
+    """A DataLoader's batch has the same containers as that of the wrapped dataset."""
+    plain = Named(v1.ToTensor())
+    (expected,) = DataLoader(plain, batch_size=6)
+    (found,) = DataLoader(LMDBDataset(plain, root=tmp_path), batch_size=6)
+    assert [type(column) for column in found] == [type(column) for column in expected]
+    assert found[1:3] == expected[1:3]
+    assert torch.equal(found[0], expected[0])
