@@ -47,7 +47,7 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
         path_or_dataset: A path, a pattern, a `Part`, a list of these, or an `LMDBDataset`; or an `LMDBIterableDataset`,
             whose options then hold.
         num_threads: Threads that read batches and transform them, through torchdata's ``ParallelMapper``. 0 reads when
-            the next batch is asked for. Of steps that draw, see `LMDBIterableDataset`.
+            the next batch is asked for; so does every number where steps draw as `LMDBIterableDataset` says.
         prefetch: Batches that wait ready, through torchdata's ``Prefetcher``; on a GPU at least one does.
         options: As `LMDBIterableDataset` takes them.
 
@@ -72,11 +72,13 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
         else:
             dataset = LMDBIterableDataset(path_or_dataset, **options)
         num_threads, prefetch = whole("num_threads", num_threads), whole("prefetch", prefetch)
+        if is_gpu(dataset._reader.pipeline.options.torch_device):
+            prefetch = max(prefetch, 1)  # so that a batch goes over while the one before is used
+        if not dataset._reader.pipeline.threads(num_threads + prefetch):
+            num_threads = prefetch = 0
         self.dataset = dataset
         self._source = _Tasks(dataset._reader)
         node: BaseNode[Any] = ParallelMapper(self._source, self._source.read, num_workers=num_threads)
-        if is_gpu(dataset._reader.pipeline.options.torch_device):
-            prefetch = max(prefetch, 1)  # so that a batch goes over while the one before is used
         self._node = Prefetcher(node, prefetch) if prefetch else node
         self._progress: Progress | None = None
         self._error: Exception | None = None

@@ -7,8 +7,10 @@ where a sample occurs more than once in an epoch.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -23,7 +25,7 @@ from lmdbpipe.codecs.array import ArrayCodec
 from lmdbpipe.collate import collate
 from lmdbpipe.device import Device, find_device
 from lmdbpipe.records import Indices, Records, as_list
-from lmdbpipe.seeding import preserved, seed_all
+from lmdbpipe.seeding import generator_states, preserved, seed_all
 from lmdbpipe.structure import Path, get
 from lmdbpipe.transforms import CounterDraws, Draws, Lowered, Tuples, lower
 from lmdbpipe.wrapped import Step, Transform, apply, touched
@@ -130,6 +132,32 @@ class Pipeline:
         if any(path not in self.records.schema.structure.paths for path in touched(steps)):
             return collate(samples, self._probes(steps))
         return self._collate(samples, indices, steps)
+
+    def threads(self, wanted: int) -> int:
+        """How many threads may read: none, with a warning, if they shared the global generators with the caller.
+
+        That is so if what has no batched form draws from these, as is seen for the first sample.
+        """
+        if not wanted or not len(self.records) or not self._draws_globally(self.steps_for(0)):
+            return wanted
+        warnings.warn(
+            "no threads read ahead: a step without a batched form draws from the global random generators, which they "
+            "would share with this one. Use worker processes, or num_threads=0",
+            stacklevel=2,
+        )
+        return 0
+
+    def _draws_globally(self, steps: Steps) -> bool:
+        """Whether what is done to the first sample by itself draws from the global generators."""
+        chains = self.chains(steps) if self.options.lower and self.collate_fn is None else None
+        sample = self.records.sample(0, touched(steps))
+        with preserved(), contextlib.suppress(Exception):  # which is raised where the sample is read
+            if chains is None:
+                before = generator_states()
+                apply(steps, sample)
+                return generator_states() != before
+            return any(self._lower(chain).draws_globally(get(sample, path)) for path, chain in chains.items())
+        return False
 
     def lowered_images(self, leaf: int, chain: Sequence[Transform], indices: Indices, draws: Draws) -> Any:
         """Read images and apply transforms to them in batches: a tensor, or a list where results differ.

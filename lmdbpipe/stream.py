@@ -200,7 +200,7 @@ def _items(pipeline: Pipeline, plan: Plan, with_mask: bool) -> Iterator[Any]:
 
     options = pipeline.options
     transfer = Transfer(options.torch_device)
-    read_ahead = map_ahead(transfer.over(read), requests(pipeline, plan), options.num_threads)
+    read_ahead = map_ahead(transfer.over(read), requests(pipeline, plan), pipeline.threads(options.num_threads))
     with contextlib.closing(read_ahead):
         batches = transfer.arrivals(read_ahead)
         yield from map(share, batches) if travels() else batches

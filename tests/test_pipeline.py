@@ -7,6 +7,7 @@ import itertools
 import pickle
 import random
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -372,3 +373,48 @@ def test_neighbours_with_other_transforms_change_nothing(batch_size: int, tmp_pa
     found = list(LMDBDataset(both(), root=tmp_path).stream(batch_size=batch_size))
     assert torch.equal(torch.cat([images for images, _ in found]), expected)
     assert torch.cat([numbers for _, numbers in found]).tolist() == list(range(40))
+
+
+@pytest.mark.parametrize(
+    ("transform", "target", "draws"),
+    [
+        (AUGMENT, None, False),
+        (v1.Compose([v1.RandomCrop(8), v1.ToTensor(), torch.neg]), None, False),
+        (jitter, None, True),
+        (v1.Compose([v1.RandomPerspective(), v1.ToTensor()]), None, True),
+        (v1.ToTensor(), noisy_label, True),
+        (v1.ToTensor(), abs, False),
+        (v1.RandomCrop(99), None, False),
+    ],
+)
+def test_threads_do_not_share_generators(transform: Any, target: Any, draws: bool, equal_sizes: Records) -> None:
+    """No threads read where they would draw from the caller's generators; what is batched draws from none."""
+    read, before = pipeline(equal_sizes, transform, target), generator_words()
+    with pytest.warns(UserWarning, match="no threads read") if draws else nullcontext():
+        assert read.threads(3) == (0 if draws else 3)
+    assert generator_words() == before
+    assert read.threads(0) == 0
+
+
+def test_threads_without_lowering(equal_sizes: Records) -> None:
+    """What is applied a sample at a time draws from the global generators, whatever it is."""
+    with pytest.warns(UserWarning, match="no threads read"):
+        assert pipeline(equal_sizes, AUGMENT, lower=False).threads(2) == 0
+    assert pipeline(equal_sizes, v1.ToTensor(), lower=False).threads(2) == 2
+    assert pipeline(equal_sizes, None).threads(2) == 2
+
+
+def test_draws_of_the_caller_stay_its_own(tmp_path: Path) -> None:
+    """A loop that draws gets what it would get without a stream, with threads or not; so does the stream."""
+    wrapped = LMDBDataset(Inner(v1.Compose([v1.RandomPerspective(), v1.ToTensor()])), root=tmp_path)
+    results = []
+    for num_threads in (0, 2):
+        torch.manual_seed(0)
+        with pytest.warns(UserWarning, match="no threads") if num_threads else nullcontext():
+            images = [
+                (torch.rand(1).item(), batch) for batch, _ in wrapped.stream(batch_size=4, num_threads=num_threads)
+            ]
+        results.append(([number for number, _ in images], torch.cat([batch for _, batch in images])))
+    torch.manual_seed(0)
+    assert results[0][0] == results[1][0] == [torch.rand(1).item() for _ in range(10)]
+    assert torch.equal(results[0][1], results[1][1])

@@ -12,12 +12,13 @@ from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
 from lmdbpipe.errors import TransformError
+from lmdbpipe.seeding import generator_states
 from lmdbpipe.transforms.compose import Container
 from lmdbpipe.transforms.draws import Draws, ReplayDraws
 from lmdbpipe.transforms.groups import Images, collect
 from lmdbpipe.transforms.opaque import Opaque
 from lmdbpipe.transforms.running import Runner
-from lmdbpipe.transforms.step import Spec, Step
+from lmdbpipe.transforms.step import Spec, Step, spec_of
 from lmdbpipe.transforms.table import TABLE
 
 _OVERRIDES = ("__call__", "forward", "get_params", "make_params", "transform", "_augmentation_space", "_call_kernel")
@@ -77,6 +78,17 @@ class Lowered:
         """Load or compile now, once a process, what the first batch would wait for: forked processes inherit it."""
         for step in self.steps:
             step.prepare()
+
+    def draws_globally(self, sample: Any) -> bool:
+        """Whether steps that have no batched form for an image draw from the global generators, from which it draws."""
+        for step in self.steps:
+            spec = spec_of(sample)
+            before = generator_states()
+            sample = step.t(sample)
+            is_batched = spec.kind != "object" and not isinstance(step.infer(spec), str)
+            if not is_batched and generator_states() != before:
+                return True
+        return False
 
     def __call__(
         self, images: Images, draws: Draws | None = None, *, device: torch.device | str | None = None

@@ -26,6 +26,7 @@ OPAQUE = v2.Compose([v2.PILToTensor(), v2.Lambda(lambda image: image + torch.ran
 OPTIONS: dict[str, Any] = {"batch_size": 6, "shuffle": True, "buffer_size": 10}
 
 
+@pytest.mark.filterwarnings("ignore:no threads read ahead")
 @pytest.mark.parametrize("transform", [None, AUGMENT, OPAQUE])
 @pytest.mark.parametrize(("num_threads", "prefetch"), [(0, 0), (3, 0), (2, 2)])
 def test_loaders_resume_at_every_batch(file_of: FileOf, transform: Any, num_threads: int, prefetch: int) -> None:
