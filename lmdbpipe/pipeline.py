@@ -25,6 +25,7 @@ from lmdbpipe.codecs.array import ArrayCodec
 from lmdbpipe.collate import collate
 from lmdbpipe.device import Device, find_device
 from lmdbpipe.records import Indices, Records, as_list
+from lmdbpipe.ring import travels
 from lmdbpipe.seeding import generator_states, preserved, seed_all
 from lmdbpipe.structure import Path, get
 from lmdbpipe.transforms import CounterDraws, Draws, Lowered, Tuples, lower
@@ -136,9 +137,11 @@ class Pipeline:
     def threads(self, wanted: int) -> int:
         """How many threads may read: none, with a warning, if they shared the global generators with the caller.
 
-        That is so if what has no batched form draws from these, as is seen for the first sample.
+        That is so if what has no batched form draws from these, as is seen for the first sample; but not in a loader's
+        worker, where nobody else draws.
         """
-        if not wanted or not len(self.records) or not self._draws_globally(self.steps_for(0)):
+        alone = travels() or not len(self.records)
+        if not wanted or alone or not self._draws_globally(self.steps_for(0)):
             return wanted
         warnings.warn(
             "no threads read ahead: a step without a batched form draws from the global random generators, which they "

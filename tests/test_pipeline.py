@@ -396,6 +396,12 @@ def test_threads_do_not_share_generators(transform: Any, target: Any, draws: boo
     assert read.threads(0) == 0
 
 
+def test_threads_of_workers(equal_sizes: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a worker process, nobody else draws."""
+    monkeypatch.setattr("lmdbpipe.pipeline.travels", lambda: True)
+    assert pipeline(equal_sizes, jitter).threads(2) == 2
+
+
 def test_threads_without_lowering(equal_sizes: Records) -> None:
     """What is applied a sample at a time draws from the global generators, whatever it is."""
     with pytest.warns(UserWarning, match="no threads read"):
