@@ -148,13 +148,11 @@ class Duck:
 class DuckImages(Duck):
     """A dataset by its methods only, with a transform."""
 
+    __getitem__ = Transformed.__getitem__
+
     def __init__(self, inner: Any, transform: Any = None) -> None:
         super().__init__(inner)
         self.transform = transform
-
-    def __getitem__(self, index: int) -> Any:
-        image, target = self.inner[index]
-        return self.transform(image) if self.transform is not None else image, target
 
 
 class ByName(Dataset[Any]):
