@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.transforms import _presets as presets
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
@@ -153,6 +154,8 @@ def _steps(transform: Any, exact: bool) -> list[Step]:
     """Unroll containers."""
     if _overridden(transform):
         return [Opaque(transform, "it has hooks or replaced methods")]
+    if type(transform) is presets.ImageClassification:
+        return [step for child in _classification(transform) for step in _steps(child, exact)]
     if type(transform) in _UNROLLED:
         return [step for child in _children(transform) for step in _steps(child, exact)]
     lowered = TABLE.get(type(transform))
@@ -167,6 +170,17 @@ def _steps(transform: Any, exact: bool) -> list[Step]:
     if base is not None:
         return [Opaque(transform, f"it is a subclass of {base.__name__}, which may do anything")]
     return [Opaque(transform, "it has no batched form")]
+
+
+def _classification(preset: Any) -> tuple[Any, ...]:
+    """What ``weights.transforms()`` of a classification model does, as transforms."""
+    return (
+        v1.Resize(preset.resize_size, interpolation=preset.interpolation, antialias=preset.antialias),
+        v1.CenterCrop(preset.crop_size),
+        v2.PILToTensor(),  # which lets tensors pass
+        v1.ConvertImageDtype(torch.float),
+        v1.Normalize(preset.mean, preset.std),
+    )
 
 
 def _children(transform: Any) -> Iterable[Any]:

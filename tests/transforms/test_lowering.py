@@ -19,6 +19,7 @@ from torchvision import tv_tensors
 from torchvision.datasets import FakeData
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
+from torchvision.transforms._presets import ImageClassification
 
 from lmdbpipe import LMDBDataset, transforms
 from lmdbpipe.errors import TransformError
@@ -225,6 +226,22 @@ def test_padding_where_needed_that_changes_modes() -> None:
     transform = v1.RandomCrop(4, pad_if_needed=True, padding_mode="edge")
     images = make_images("CMYK", [(6, 7), (3, 3)], 0)
     assert assert_like_torchvision(transform, images, "HWC", 0) == "equal"
+
+
+@pytest.mark.parametrize("first", [[], [v1.RandomHorizontalFlip(), v1.PILToTensor()], [v1.ToTensor()]])
+def test_presets(first: list[Any]) -> None:
+    """What comes with a model's weights is unrolled, and follows its attributes; its hooks count."""
+    preset = ImageClassification(crop_size=7, resize_size=9, interpolation=v1.InterpolationMode.BICUBIC)
+    transform = v1.Compose([*first, preset])
+    lowered = lower(transform)
+    for resize_size in ([9], [8]):
+        preset.resize_size = resize_size
+        for mode, sizes in (("RGB", [(12, 15)] * 4), ("RGB", [(12, 15), (9, 8)]), ("L", [(10, 20)] * 2)):
+            assert_like_torchvision(transform, make_images(mode, sizes, 0), "HWC", 0)
+    assert len(lowered.steps) == len(first) + 5
+    assert "one at a time" not in lowered.explain()
+    preset.register_forward_hook(lambda *_: torch.zeros(3, 2, 2))
+    assert lowered(pack(make_images("RGB", [(12, 15)], 0)))[0].shape == (3, 2, 2)
 
 
 def test_transparent_colours() -> None:
