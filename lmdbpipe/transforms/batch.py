@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
@@ -207,6 +208,16 @@ class Batch:
         assert isinstance(done.source, list)
         pairs = zip(done.source, mask.tolist(), strict=True)
         return replace(done, source=[function(tensor) if on else tensor for tensor, on in pairs])
+
+    def edited(self, spec: Spec, edit: Callable[[Tensor, Any], None], own: NDArray[Any]) -> Batch:
+        """Let a function change images [k, C, H, W] in place, all of one size together; it gets what is their own."""
+        source: Any = self.now().source
+        if isinstance(source, Tensor):
+            edit(source, own)
+        else:
+            for image, one_own in zip(source, own, strict=True):
+                edit(image[None], one_own[None])
+        return Batch.of_tensors(spec, source, owned=True)
 
     def to(self, device: torch.device) -> Batch:
         """Move pixels to a device as they are in the source's dtype, and go on there."""

@@ -20,9 +20,8 @@ from torchvision.transforms.v2.functional import _misc as v2
 
 from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.raw import Size
-from lmdbpipe.transforms.step import Params, Spec, Step, between, uniform
+from lmdbpipe.transforms.step import Params, Spec, Step, between, held, uniform
 from lmdbpipe.transforms.streams import Words
-from lmdbpipe.transforms.tone import held
 
 _SAMPLED = 16
 """Rows of an image, and columns, in which sums are compared."""
@@ -73,16 +72,10 @@ class GaussianBlur(Step):
 
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Blur every image."""
-        hwc = batch.spec.kind == "pil" or batch.spec.hwc
-        done: Any = batch.now().source
-        if isinstance(done, Tensor):
-            self.blur(done, params, hwc=hwc)
-        else:
-            for image, sigma in zip(done, params, strict=True):
-                self.blur(image[None], sigma[None], hwc=hwc)
         out = self.infer(batch.spec)
         assert isinstance(out, Spec)
-        return Batch.of_tensors(out, done, owned=True)
+        hwc = batch.spec.kind == "pil" or batch.spec.hwc
+        return batch.edited(out, lambda pixels, sigmas: self.blur(pixels, sigmas, hwc=hwc), params)
 
     def blur(self, pixels: Tensor, sigmas: NDArray[np.float64], *, hwc: bool) -> None:
         """Blur images in place.

@@ -62,24 +62,19 @@ class Edited(Step):
 
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Edit every image."""
-        done: Any = batch.now().source
-        edit(done, batch.spec.mode, params, self.fill(batch.spec))
-        return Batch.of_tensors(batch.spec, done, owned=True)
+        mode, fill = batch.spec.mode, self.fill(batch.spec)
+        return batch.edited(batch.spec, lambda pixels, own: edit(pixels, mode, own, fill), params)
 
 
-def edit(pixels: Tensor | list[Tensor], mode: str, edits: Edits, fill: tuple[int, ...]) -> None:
+def edit(pixels: Tensor, mode: str, edits: Edits, fill: tuple[int, ...]) -> None:
     """Edit images in place.
 
     Args:
-        pixels: uint8 [n, C, H, W], or n of [C, H, W], contiguous.
+        pixels: uint8 [n, C, H, W], contiguous.
         mode: L or RGB.
         edits: Each image's own.
         fill: The colour of pixels from outside.
     """
-    if not isinstance(pixels, Tensor):
-        for one, own in zip(pixels, edits, strict=True):
-            edit(one[None], mode, own[None], fill)
-        return
     here = _computable(edits, pixels.shape[2:])
     if here.any():
         _run(pixels.numpy(), np.where(here[:, None, None], edits, 0.0), fill)  # the others stay as they are

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.color import Chance, Function
@@ -86,15 +85,9 @@ class ColorJitterV2(ColorJitter):
         """Change the colours of every image."""
         if batch.spec.kind == "pil":
             return super().apply(batch, params)
-        done: Any = batch.now().source
-        if isinstance(done, Tensor):
-            tone(done, params[..., :2], hwc=batch.spec.hwc)
-        else:
-            for image, own in zip(done, params, strict=True):
-                tone(image[None], own[None, :, :2], hwc=batch.spec.hwc)
         out = self.infer(batch.spec)
         assert isinstance(out, Spec)
-        return Batch.of_tensors(out, done, owned=True)
+        return batch.edited(out, lambda pixels, own: tone(pixels, own, hwc=batch.spec.hwc), params[..., :2])
 
     def drawn(self) -> tuple[Any, ...]:
         """By ``make_params``."""

@@ -193,6 +193,13 @@ class Step:
         raise NotImplementedError
 
 
+def held(image: Tensor, *, hwc: bool) -> Tensor:
+    """Give an image [C, H, W] the strides that torchvision would see, by `Spec.hwc`."""
+    if not hwc:
+        return image
+    return torch.from_numpy(image.numpy().transpose(1, 2, 0).copy(order="C")).permute(2, 0, 1)
+
+
 def uniform(words: Words) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The numbers that ``torch.rand`` makes of words: multiples of 2**-24 in [0, 1)."""
     return (words & np.uint32(0xFFFFFF)) * np.float64(2**-24)

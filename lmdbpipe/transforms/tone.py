@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as v2
 
 from lmdbpipe.transforms.operations import Operation
+from lmdbpipe.transforms.step import held
 
 Tones = NDArray[np.float64]
 """For n images, k operations each, one after the other: [n, k, 2], the number of an `Operation` and its factor."""
@@ -57,13 +58,6 @@ def by_torchvision(image: Tensor, tones: Sequence[tuple[float, float]]) -> Tenso
         if operation:
             image = _FUNCTIONS[Operation(int(operation))](image, factor)
     return image
-
-
-def held(image: Tensor, *, hwc: bool) -> Tensor:
-    """Give an image [C, H, W] the strides that torchvision would see."""
-    if not hwc:
-        return image
-    return torch.from_numpy(image.numpy().transpose(1, 2, 0).copy(order="C")).permute(2, 0, 1)
 
 
 def prepare() -> None:

@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import gaussian_blur_image
 
 from lmdbpipe.transforms import blur, blurring, lower
 from lmdbpipe.transforms.blur import GaussianBlur, GaussianBlurV2, same_as_torch
-from lmdbpipe.transforms.tone import held
+from lmdbpipe.transforms.step import held
 from tests.transforms.helpers import assert_like_torchvision, cleared, make_images, pack
 
 STEPS = (GaussianBlur, GaussianBlurV2)

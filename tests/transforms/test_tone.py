@@ -16,7 +16,8 @@ from torchvision.transforms import v2
 
 from lmdbpipe.transforms import edits, lower, tone, toning
 from lmdbpipe.transforms.operations import Operation
-from lmdbpipe.transforms.tone import by_torchvision, held, same_as_torch
+from lmdbpipe.transforms.step import held
+from lmdbpipe.transforms.tone import by_torchvision, same_as_torch
 from tests.transforms.helpers import assert_like_torchvision, cleared, make_images, pack
 
 FACTORS = st.one_of(st.floats(0, 3), st.sampled_from([0.0, 1.0, 50.0]))
