@@ -62,23 +62,6 @@ def compute_into(operations: Sequence[Arithmetic], x: Tensor, out: Tensor) -> No
     compute(operations[last + 1 :], out)
 
 
-@lru_cache(maxsize=64)
-def table(operations: tuple[Arithmetic, ...], fill: tuple[float, ...]) -> tuple[Bits, Bits]:
-    """Say what becomes of each byte in each channel, and of a border's.
-
-    Args:
-        operations: What is computed.
-        fill: The border's value for each of C channels.
-
-    Returns:
-        The results' bits, as integers of their size: [C, 256] and [C].
-    """
-    channels = len(fill)
-    levels = torch.arange(LEVELS, dtype=torch.uint8, device="cpu").view(-1, 1, 1, 1).repeat(1, channels, 1, 1)
-    results = bits_of(compute(operations, levels).view(LEVELS, channels).t().contiguous())
-    return results, results[range(channels), list(map(int, fill))]
-
-
 def bits_of(x: Tensor) -> Bits:
     """View a tensor as integers of its elements' size."""
     return x.view(_BITS[x.element_size()]).numpy()

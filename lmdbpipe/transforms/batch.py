@@ -20,8 +20,8 @@ from torchvision import tv_tensors
 
 from lmdbpipe.modes import image_of, palette_of, pixels_of
 from lmdbpipe.transforms.arithmetic import Arithmetic, compute, compute_into
+from lmdbpipe.transforms.bytewise import compute_bytes
 from lmdbpipe.transforms.gather import LARGE, Source, gather, gather_large, is_far, near, one, source_dtype
-from lmdbpipe.transforms.lookup import look_up
 from lmdbpipe.transforms.pool import POOL
 from lmdbpipe.transforms.raw import RawImages
 from lmdbpipe.transforms.step import Spec
@@ -148,7 +148,7 @@ class Batch:
             return compute(self.pending, self._widened().stacked().to(torch.bfloat16))
         dtype = self.spec.dtype
         out = torch.empty(shape, dtype=dtype, pin_memory=True) if pinned else POOL.empty(shape, dtype)
-        if not out.numel() or (self.pending and look_up(self.source, self.windows, self.pending, out)):
+        if not out.numel() or (self.pending and compute_bytes(self.source, self.windows, self.pending, out)):
             return out
         if not self.pending:
             gather(self.source, self.windows, out)

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from lmdbpipe.transforms.arithmetic import Arithmetic
 from lmdbpipe.transforms.batch import Batch
-from lmdbpipe.transforms.lookup import prepare
+from lmdbpipe.transforms.bytewise import prepare
 from lmdbpipe.transforms.step import Params, Spec, Step
 
 _LARGEST = {torch.bool: 1, torch.uint8: 255, torch.int8: 127, torch.int16: 32767, torch.uint16: 65535}

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from lmdbpipe.modes import MODES, image_of, pixels_of
-from lmdbpipe.transforms import RawImages, ReplayDraws, blur, color, edits, lookup, lower, resample, tone
+from lmdbpipe.transforms import RawImages, ReplayDraws, blur, bytewise, color, edits, lower, resample, tone
 
 MODE_NAMES = ("1", "CMYK", "F", "HSV", "I", "I;16", "L", "LA", "LAB", "P", "RGB", "RGBA", "YCbCr")
 
@@ -76,7 +76,7 @@ def without_numba() -> Iterator[None]:
     """Compute as where numba is not installed."""
     absent: Any = lambda: None  # noqa: E731
     with ExitStack() as stack:
-        for module, name in ((lookup, "_kernel"), (resample, "_kernel"), (edits, "known"), (color, "known")):
+        for module, name in ((bytewise, "_kernel"), (resample, "_kernel"), (edits, "known"), (color, "known")):
             stack.enter_context(mock.patch.object(module, name, frozenset if name == "known" else absent))
         for other in (blur, tone):
             stack.enter_context(mock.patch.object(other, "same_as_torch", lambda *_: False))

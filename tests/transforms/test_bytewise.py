@@ -1,4 +1,4 @@
-"""Arithmetic on bytes by looking up: the same bits as computing, wherever pixels lie, with or without numba."""
+"""Arithmetic on bytes: the same bits as computing pixel by pixel, wherever pixels lie, with or without numba."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torchvision.transforms import transforms as v1
 
 from lmdbpipe.errors import TransformError
-from lmdbpipe.transforms import RawImages, lookup
+from lmdbpipe.transforms import RawImages, bytewise
 from lmdbpipe.transforms.arithmetic import Arithmetic, compute
+from lmdbpipe.transforms.bytewise import _ways, compute_bytes
 from lmdbpipe.transforms.gather import gather
-from lmdbpipe.transforms.lookup import look_up
 from lmdbpipe.transforms.windows import Windows
 from tests.transforms.helpers import cleared, lowered_tensor, make_images, pack, seed_all
 
@@ -28,7 +28,7 @@ NORMALISE = (Arithmetic("to", torch.float32), Arithmetic("div_", 255), Arithmeti
 @pytest.fixture
 def fresh_kernel() -> Iterator[None]:
     """Let the kernel be compiled anew, now and after the test."""
-    with cleared(lookup._kernel, lookup.prepare):
+    with cleared(bytewise._kernel, bytewise.prepare):
         yield
 
 
@@ -68,19 +68,68 @@ def test_like_computing(
         operations += Arithmetic("mul_", 1 / 255), Arithmetic("sub_", (0.3,)), Arithmetic("div_", (0.7,) * channels)
     expected = compute(operations, torch.cat([gather(source, windows.take(np.array([i])), None) for i in range(12)]))
     out = torch.empty_like(expected)
-    assert look_up(source, windows, operations, out)
+    assert compute_bytes(source, windows, operations, out)
     assert torch.equal(out.view(-1).view(torch.uint8), expected.view(-1).view(torch.uint8))
 
 
-def test_not_looked_up() -> None:
+TO_FLOAT, OVER_255 = Arithmetic("to", torch.float32), Arithmetic("div_", 255)
+
+
+@pytest.mark.parametrize(
+    ("operations", "by_formula"),
+    [
+        ((TO_FLOAT,), True),
+        ((TO_FLOAT, OVER_255), True),
+        ((TO_FLOAT, Arithmetic("mul_", 1 / 255), Arithmetic("sub_", (0.5,)), Arithmetic("div_", (0.5,))), True),
+        ((*NORMALISE, Arithmetic("div_", (0.2, 0.3, -0.7))), True),
+        ((TO_FLOAT, Arithmetic("sub_", (3.0, 4.0, 5.0)), Arithmetic("mul_", 7.0)), True),
+        ((*NORMALISE, Arithmetic("div_", (0.2, 1e-40, 0.3))), False),  # whose reciprocal is no float
+        ((*NORMALISE, Arithmetic("sub_", (0.1,))), False),
+        ((TO_FLOAT, OVER_255, Arithmetic("to", torch.float16)), False),
+        ((Arithmetic("to", torch.float64), OVER_255), False),
+    ],
+)
+def test_formulas(operations: tuple[Arithmetic, ...], by_formula: bool) -> None:
+    """Usual steps are computed by formulas, others looked up, with the bits of torch for every byte."""
+    assert bool(len(_ways(operations, 3)[1])) is by_formula
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(2 * 3).view(2, 3, 16, 16)
+    expected = compute(operations, pixels)
+    out = torch.empty_like(expected)
+    assert compute_bytes(pixels, Windows.full(2, (16, 16)), operations, out)
+    assert torch.equal(out.view(-1).view(torch.uint8), expected.view(-1).view(torch.uint8))
+
+
+def test_formulas_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A formula whose results differ in a bit is not used."""
+    operations = (*NORMALISE, Arithmetic("div_", (0.2, 0.25, 0.3)))
+    formulas = bytewise._formulas(operations, 3)
+    formulas[2, 4:] = formulas[2, 4], 0, 0  # a product by the reciprocal
+    monkeypatch.setattr(bytewise, "_formulas", lambda *_: formulas)
+    with cleared(_ways):
+        assert len(_ways(operations, 3)[1]) == 0
+
+
+@pytest.mark.parametrize("size", [(300, 290), (1, 70_000), (70_000, 1)])
+def test_large_images(size: tuple[int, int]) -> None:
+    """Images of more pixels than are taken apart at once."""
+    images = pack(make_images("RGB", [size] * 2, 0))
+    flips = np.array([False, True])
+    windows = Windows(np.array([1, 0]), size, np.array([2, -3]), np.array([-1, 4]), flips, flips, (7.0, 8.0, 9.0))
+    expected = compute(NORMALISE, torch.cat([gather(images, windows.take(np.array([i])), None) for i in range(2)]))
+    out = torch.empty_like(expected)
+    assert compute_bytes(images, windows, NORMALISE, out)
+    assert torch.equal(out, expected)
+
+
+def test_left_to_torch() -> None:
     """Pixels that are no bytes, or fewer than there are bytes, are left to be computed."""
     few = pack(make_images("RGB", [(5, 51)], 0))
     wide = pack(make_images("I", [(20, 20)], 0))
     for source, size in ((few, (5, 51)), (wide, (20, 20))):
         channels = source.hwc(0).shape[2]
-        assert not look_up(source, Windows.full(1, size), NORMALISE, torch.empty(1, channels, *size))
+        assert not compute_bytes(source, Windows.full(1, size), NORMALISE, torch.empty(1, channels, *size))
     listed = [torch.zeros(3, 20, 20, dtype=torch.uint8)]
-    assert not look_up(listed, Windows.full(1, (20, 20)), NORMALISE, torch.empty(1, 3, 20, 20))
+    assert not compute_bytes(listed, Windows.full(1, (20, 20)), NORMALISE, torch.empty(1, 3, 20, 20))
 
 
 @pytest.mark.parametrize("offset", [-1, 1])
@@ -88,7 +137,7 @@ def test_memory_ends(offset: int) -> None:
     """Images that are not all in the memory are refused, not read."""
     images = RawImages(np.zeros(2400, np.uint8), np.array([0, 1200 + offset * 1200 + offset]), (20, 20), "RGB")
     with pytest.raises(TransformError, match="of a memory of 2400 bytes"):
-        look_up(images, Windows.full(2, (20, 20)), NORMALISE, torch.empty(2, 3, 20, 20))
+        compute_bytes(images, Windows.full(2, (20, 20)), NORMALISE, torch.empty(2, 3, 20, 20))
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -102,13 +151,13 @@ def test_numba_is_optional(installed: bool, fresh_kernel: None, monkeypatch: pyt
     expected = torch.stack([transform(image) for image in images])
     seed_all(1)
     assert torch.equal(lowered_tensor(transform, pack(images)), expected)
-    assert (lookup._kernel() is not None) is installed
+    assert (bytewise._kernel() is not None) is installed
 
 
 def test_prepared_is_what_is_used(fresh_kernel: None) -> None:
     """`prepare` compiles the one form of the kernel that training transforms use."""
-    lookup.prepare()
-    kernel = lookup._kernel()
+    bytewise.prepare()
+    kernel = bytewise._kernel()
     assert len(kernel.signatures) == 1
     transform = v1.Compose([v1.RandomCrop(16, padding=4), v1.RandomHorizontalFlip(), v1.ToTensor()])
     for sizes in ([(16, 16)] * 4, [(16, 16), (20, 18)]):
@@ -129,4 +178,4 @@ def test_nowhere_to_cache(fresh_kernel: None, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(numba, "njit", njit)
     images = pack(make_images("RGB", [(32, 32)] * 2, 0))
-    assert look_up(images, Windows.full(2, (32, 32)), NORMALISE, torch.empty(2, 3, 32, 32))
+    assert compute_bytes(images, Windows.full(2, (32, 32)), NORMALISE, torch.empty(2, 3, 32, 32))
