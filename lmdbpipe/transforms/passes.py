@@ -1,8 +1,10 @@
-"""The two passes of Pillow's resampling, compiled by numba: the same bits, several times as fast.
+"""The two passes of Pillow's resampling and torch's, compiled by numba: the same bits, several times as fast.
 
 The arithmetic is that of Pillow's src/libImaging/Resample.c for bytes. Weights are computed and normalised as doubles,
 then rounded to multiples of 2**-22; sums are of 32 bits; what a pass makes is rounded and clipped to bytes before the
-other pass takes it up. Sums of integers are the same in any order, which is what leaves room for speed.
+other pass takes it up. Sums of integers are the same in any order, which is what leaves room for speed. torch's
+antialiased kernel for bytes (aten/src/ATen/native/cpu/UpSampleKernel.cpp) does the same, but its weights have 16 bits,
+as many of them after the point as the heaviest one allows.
 
 A pass weighs lines: whole lines of bytes are added up, so that a vector of neighbours is made at once. Down the image
 they are the image's own lines. Across it they are columns, so `LINES` lines are transposed first, and back afterwards.
@@ -62,6 +64,7 @@ def resample(
     layout: tuple[int, int],
     kind: int,
     vertical_first: bool,
+    short: bool,
     out: Bytes,
 ) -> None:
     """Resample rectangles of images, an image at a time.
@@ -81,12 +84,13 @@ def resample(
         kind: The number of Pillow's filter.
         vertical_first: Whether images that lose more than twice as many lines as columns are first made lower, as
             Pillow does from version 13 on; else all are first made narrower.
+        short: Whether weights have 16 bits, as torch's.
         out: uint8 bytes; each result is CxHxW, whatever the layout.
     """
     planes, pixel = layout
     for i in range(len(begins)):
         (tall, wide), (height, width), (rows, columns) = full[i], sizes[i], wanted[i]
-        across, down = _weights(width, columns, kind), _weights(height, rows, kind)
+        across, down = _weights(width, columns, kind, short), _weights(height, rows, kind, short)
         pitch = wide * pixel
         begin, to = begins[i] + top[i] * pitch + left[i] * pixel, targets[i]
         if vflip[i]:
@@ -106,7 +110,7 @@ def resample(
 
 
 @jit
-def _weights(size: int, wanted: int, kind: int) -> Weights:
+def _weights(size: int, wanted: int, kind: int, short: bool) -> Weights:
     """Say what each of ``wanted`` outputs takes from ``size`` inputs."""
     scale = size / wanted
     stretch = max(scale, 1.0)
@@ -114,20 +118,28 @@ def _weights(size: int, wanted: int, kind: int) -> Weights:
     inverse = 1.0 / stretch
     most = math.ceil(reach) * 2 + 1
     taken = np.empty((wanted, 2), np.int64)
-    weights = np.zeros((wanted, most + TAKEN), np.int32)
-    values = np.empty(most)
+    values = np.empty((wanted, most))
+    heaviest = 0.0
     for output in range(wanted):
         center = (output + 0.5) * scale
         first = max(int(center - reach + 0.5), 0)
         count = min(int(center + reach + 0.5), size) - first
         total = 0.0
         for k in range(count):
-            values[k] = _filter((k + first - center + 0.5) * inverse, kind)
-            total += values[k]
+            values[output, k] = _filter((k + first - center + 0.5) * inverse, kind)
+            total += values[output, k]
         for k in range(count):
-            value = (values[k] / total if total != 0.0 else values[k]) * (1 << PRECISION)
-            weights[output, k] = int(value - 0.5 if value < 0 else value + 0.5)
+            values[output, k] /= total if total != 0.0 else 1.0
+            heaviest = max(heaviest, values[output, k])
         taken[output, 0], taken[output, 1] = first, count  # a slice would compile for a second
+    precision = PRECISION
+    while short and int(0.5 + heaviest * (1 << precision)) >= 1 << 15:
+        precision -= 1
+    weights = np.zeros((wanted, most + TAKEN), np.int32)
+    for output in range(wanted):
+        for k in range(taken[output, 1]):
+            value = values[output, k] * (1 << precision)
+            weights[output, k] = int(value - 0.5 if value < 0 else value + 0.5) << (PRECISION - precision)
     return taken, weights
 
 

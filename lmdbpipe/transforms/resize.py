@@ -1,9 +1,9 @@
 """``Resize`` and ``RandomResizedCrop``.
 
-Exact means PIL's bits: `lmdbpipe.transforms.resample` gives them where it can, elsewhere PIL, an image at a time. Only
-the pixels of a crop are ever read, and the results land in one buffer. With ``exact=False`` torchvision's antialiased
-uint8 kernel takes PIL's place (many images at once where their sizes are equal), which is quicker than PIL itself; see
-`lmdbpipe.transforms.lower` for how far results then are apart.
+Exact means the bits of PIL, and of torch for tensors: `lmdbpipe.transforms.resample` gives them where it can, elsewhere
+PIL or torch, an image at a time. Only the pixels of a crop are ever read, and the results land in one buffer. With
+``exact=False`` torchvision's antialiased uint8 kernel takes PIL's place (many images at once where their sizes are
+equal), which is quicker than PIL itself; see `lmdbpipe.transforms.lower` for how far results then are apart.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Resize(Step):
         return False
 
     def accept(self, spec: Spec) -> Spec | str:
-        """PIL images of modes that PIL resizes; tensors one at a time."""
+        """PIL images of modes that PIL resizes, and tensors."""
         if spec.kind == "pil" and spec.mode not in _MODES:
             return f"PIL resizes mode {spec.mode} in its own way"
         if spec.kind == "pil" and self.t.antialias is False:
@@ -151,15 +151,17 @@ class RandomResizedCropV2(RandomResizedCrop):
 def resize(batch: Batch, size: Size, t: Any, *, version: int, exact: bool) -> Batch:
     """Resize every image to its size, as ``t`` says how."""
     mode = _check_interpolation(t.interpolation)
-    if batch.spec.kind == "pil":
-        if batch.dense and batch.size == size:
-            return batch
-        batch, filter_ = batch.now() if batch.pending else batch, pil_modes_mapping[mode]
-        done = resample(batch.source, batch.windows, batch.spec.mode, size, filter_)
+    if batch.dense and batch.size == size:
+        return batch
+    is_pil = batch.spec.kind == "pil"
+    batch, filter_ = batch.now() if batch.pending else batch, pil_modes_mapping[mode]
+    if is_pil or (version == 2 and t.antialias):  # elsewhere torchvision resizes by way of floats
+        done = resample(batch.source, batch.windows, batch.spec.mode or batch.spec.channels, size, filter_)
         if done is not None:
             return Batch.of_tensors(batch.spec, done, owned=True)
-        if not exact and batch.spec.dtype == torch.uint8 and batch.spec.mode != "HSV" and mode in _KERNELS:
-            return _by_kernel(batch, size, mode)
+    if is_pil and not exact and batch.spec.dtype == torch.uint8 and batch.spec.mode != "HSV" and mode in _KERNELS:
+        return _by_kernel(batch, size, mode)
+    if is_pil:
         return _by_pil(batch, size, filter_)
     kernel = _tensor_kernel(t, mode, version)
     if not exact and batch.dense and isinstance(size, tuple):

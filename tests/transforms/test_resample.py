@@ -1,4 +1,4 @@
-"""Resampling: Pillow's bits, wherever pixels lie and whatever becomes of them; what is declined is left to Pillow."""
+"""Resampling: the bits of Pillow or torch, wherever pixels lie and whatever becomes of them; else they do it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import transforms as v1
+from torchvision.transforms.functional import pil_modes_mapping
 
 from lmdbpipe.errors import TransformError
 from lmdbpipe.modes import image_of, pixels_of
@@ -31,7 +32,7 @@ SIZES = st.tuples(EXTENTS, EXTENTS)
 @pytest.fixture
 def fresh_kernel() -> Iterator[None]:
     """Let Pillow be tried, and numba be looked for, anew: now and after the test."""
-    with cleared(resample._kernel, resample.vertical_first):
+    with cleared(resample._kernel, resample.vertical_first, resample.by_torch):
         yield
 
 
@@ -84,6 +85,51 @@ def test_like_pillow(
     for i, (height, width) in enumerate(hw):
         theirs = pixels_of(image_of(one(pixels, windows, i), mode).resize((width, height), kind))
         np.testing.assert_array_equal(results[i].permute(1, 2, 0).numpy(), theirs)
+
+
+@given(
+    sizes=st.one_of(SIZES.map(lambda size: [size] * 3), st.lists(SIZES, min_size=3, max_size=3)),
+    wanted=st.one_of(SIZES, st.lists(SIZES, min_size=4, max_size=4).map(np.array)),
+    channels=st.integers(1, 5),
+    hwc=st.booleans(),
+    interpolation=st.sampled_from([InterpolationMode.BILINEAR, InterpolationMode.BICUBIC]),
+    flips=st.integers(0, 3),
+    extreme=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_like_torch(
+    sizes: list[tuple[int, int]],
+    wanted: Any,
+    channels: int,
+    hwc: bool,
+    interpolation: InterpolationMode,
+    flips: int,
+    extreme: bool,
+    seed: int,
+) -> None:
+    """Any rectangles of tensors come out as torch's antialiased kernel for bytes gives them, in every layout."""
+    rng = np.random.default_rng(seed)
+    arrays = [rng.integers(0, 256, (*size, channels), dtype=np.uint8) for size in sizes]
+    arrays = [array // 128 * 255 for array in arrays] if extreme else arrays
+    pixels: Any = [torch.from_numpy(array).permute(2, 0, 1) for array in arrays]
+    pixels = pixels if hwc else [tensor.contiguous() for tensor in pixels]
+    rows = rng.integers(0, 3, 4)
+    full = np.array(sizes)[rows]
+    size = rng.integers(1, full + 1)
+    top, left = rng.integers(0, full - size + 1).T
+    hflip, vflip = (rng.random(4) < 0.5 if flips & bit else None for bit in (1, 2))
+    windows = Windows(rows, join(*size.T), top, left, hflip, vflip, whole=False)
+
+    results = resample.resample(pixels, windows, channels, wanted, pil_modes_mapping[interpolation])
+
+    hw = np.broadcast_to(wanted, (4, 2)).tolist()
+    if results is None:
+        assert sum(height * width for height, width in hw) < LEVELS
+        return
+    for i, height_width in enumerate(hw):
+        rectangle = torch.from_numpy(one(pixels, windows, i).copy()).permute(2, 0, 1)
+        theirs = v2.functional.resize_image(rectangle, height_width, interpolation=interpolation)
+        assert torch.equal(results[i], theirs)
 
 
 def test_layouts_may_differ() -> None:
@@ -168,6 +214,32 @@ def test_another_pillow(fresh_kernel: None, monkeypatch: pytest.MonkeyPatch) -> 
     assert resample.resample(pack(images), Windows.full(4, (40, 50)), "RGB", (20, 20), BILINEAR) is None
     transform = v1.Compose([v1.Resize((20, 20)), v1.PILToTensor()])
     assert assert_like_torchvision(transform, images, "HWC", 0) == "equal"
+
+
+def test_another_torch(fresh_kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the installed torch gives other bits than ours, it is torch that resizes tensors."""
+    resize_image = v2.functional.resize_image
+    with monkeypatch.context() as patch:
+        patch.setattr(v2.functional, "resize_image", lambda *args, **kwargs: resize_image(*args, **kwargs) ^ 1)
+        assert not resample.by_torch()
+    images = make_images("RGB", [(40, 50)] * 4, 0)
+    assert resample.resample(pack(images), Windows.full(4, (40, 50)), 3, (20, 20), BILINEAR) is None
+    transform = v2.Compose([v2.ToImage(), v2.Resize((20, 20))])
+    assert assert_like_torchvision(transform, images, "HWC", 0) == "equal"
+
+
+def test_tensors_resized_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch resizes by way of floats, or without antialiasing, is left to it."""
+    asked: list[Any] = []
+    monkeypatch.setattr(resize, "resample", lambda *arguments: asked.append(arguments))
+    images = make_images("RGB", [(40, 50)] * 4, 0)
+    for steps in (
+        [v1.PILToTensor(), v1.Resize((20, 20))],
+        [v2.ToImage(), v2.Resize((20, 20), antialias=False)],
+        [v2.ToImage(), v2.Resize((40, 50))],
+    ):
+        assert assert_like_torchvision(v1.Compose(steps), images, "HWC", 0) == "equal"
+    assert not asked
 
 
 def test_numba_is_optional(fresh_kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
