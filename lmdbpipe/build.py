@@ -28,7 +28,7 @@ from lmdbpipe.errors import (
 from lmdbpipe.provenance import differences, provenance
 from lmdbpipe.seeding import preserved
 from lmdbpipe.source import as_source
-from lmdbpipe.store import Database, Manifest, Writer, lock_path, partial_path, read_checkpoint
+from lmdbpipe.store import Database, Manifest, Writer, lock_path, looks_like_lmdb, partial_path, read_checkpoint
 
 
 def build(
@@ -77,7 +77,7 @@ def build(
             that calls this, and there is no finished file.
         DatabasePathError: The path is a folder, has no parent, or cannot be written.
         DatabaseMismatchError: There is a finished file of another source or other options.
-        FormatError: There is a file that is not a finished database.
+        FormatError: There is a file that is not a finished database; with `overwrite`, one that is no LMDB file at all.
         EmptyDatasetError: The dataset has no samples.
         SampleError: A sample does not fit the first one, or holds what no codec takes; nothing is left behind.
         SourceError: The dataset raised, or a worker process died; what was committed stays, and the same call resumes
@@ -93,6 +93,8 @@ def build(
     config = LMDBConfig.of({**vars(given), **options})
     target = Path(path).expanduser().absolute()
     before = _check_path(target)
+    if overwrite and before is not None:
+        _check_overwrite(target)
     encoder, origin = _prepare(dataset, db_transform, config, seed)
     if before is not None and not overwrite:
         return _use_again(target, origin)
@@ -267,6 +269,16 @@ def _check_path(target: Path) -> tuple[int, int] | None:
     if not os.access(target.parent, os.W_OK) and not target.exists():
         raise DatabasePathError(f"{target}: its folder cannot be written")
     return _identity(target)
+
+
+def _check_overwrite(target: Path) -> None:
+    """See that nothing but an LMDB file would be lost."""
+    try:
+        is_ours = looks_like_lmdb(target)
+    except OSError as error:
+        raise DatabasePathError(f"{target}: cannot be read: {error.strerror}") from error
+    if not is_ours:
+        raise FormatError(f"{target}: is no LMDB file, and is not overwritten; use another name, or delete it first")
 
 
 def _check_process(target: Path) -> None:

@@ -691,7 +691,23 @@ def test_file_that_is_removed_while_it_is_overwritten(tmp_path: Path) -> None:
     assert len(samples(path)) == 30
 
 
-@pytest.mark.parametrize("garbage", [b"", b"garbage", bytes(5000)], ids=["empty", "short", "zeros"])
+@pytest.mark.parametrize("content", [b"notes", b"notes of half a year\n" * 900], ids=["short", "long"])
+def test_files_of_others_are_not_overwritten(content: bytes, tmp_path: Path) -> None:
+    """What is no LMDB file stays, even if it is to be overwritten; any LMDB file is replaced."""
+    path = tmp_path / "a.lmdb"
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match="is no LMDB file, and is not overwritten"):
+        build(Pictures(3), path, overwrite=True)
+    assert path.read_bytes() == content
+    assert files(tmp_path) == ["a.lmdb"]
+    path.unlink()
+    with lmdb.open(str(path), subdir=False, lock=False) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"0", content)
+    build(Pictures(3), path, overwrite=True)
+    assert len(samples(path)) == 3
+
+
+@pytest.mark.parametrize("garbage", [b"", bytes(5000)], ids=["empty", "zeros"])
 def test_garbage_in_the_way(garbage: bytes, tmp_path: Path) -> None:
     """A file at the path that is no database is an error and stays; overwrite replaces it; a partial one is dropped."""
     path = tmp_path / "a.lmdb"

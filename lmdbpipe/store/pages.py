@@ -43,6 +43,13 @@ class _Tree(NamedTuple):
     root: int
 
 
+def looks_like_lmdb(path: Path) -> bool:
+    """Whether a file begins as LMDB's do; so may one that is empty, or of which nothing was written yet but zeros."""
+    with path.open("rb") as file:
+        head = file.read(_HEADER.size + 4)
+    return not any(head) or _MAGIC.to_bytes(4, sys.byteorder) in head
+
+
 def check_pages(path: Path, *, trees: tuple[str, ...] | None = None) -> Iterator[str]:
     """Yield what is wrong with a file's pages; nothing if LMDB can walk them safely.
 
