@@ -1,4 +1,4 @@
-"""``RandAugment``, ``TrivialAugmentWide`` and ``AutoAugment`` on PIL images, with Pillow's bits.
+"""``RandAugment``, ``TrivialAugmentWide`` and ``AutoAugment``, with the bits of Pillow, or of torch for tensors.
 
 Which operations there are, and how strong, torchvision's own tables say.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmdbpipe.transforms.operations import Edit, Operation, affine, make_edit, rotation
+from lmdbpipe.transforms.operations import Edit, Maps, Operation, make_edit
 from lmdbpipe.transforms.raw import Size
 from lmdbpipe.transforms.step import Params, Spec, uniform
 from lmdbpipe.transforms.streams import Words, counter_words
@@ -30,30 +30,30 @@ def _shear(magnitude: float) -> float:
     return math.degrees(math.atan(magnitude))
 
 
-_EDITS: dict[str, Callable[..., Edit]] = {
-    "AutoContrast": lambda *_, **__: make_edit(Operation.AUTOCONTRAST),
-    "Brightness": lambda magnitude, *_, **__: make_edit(Operation.BRIGHTNESS, 1.0 + magnitude),
-    "Color": lambda magnitude, *_, **__: make_edit(Operation.COLOR, 1.0 + magnitude),
-    "Contrast": lambda magnitude, *_, **__: make_edit(Operation.CONTRAST, 1.0 + magnitude),
-    "Equalize": lambda *_, **__: make_edit(Operation.EQUALIZE),
-    "Identity": lambda *_, **__: make_edit(Operation.IDENTITY),
-    "Invert": lambda *_, **__: make_edit(Operation.INVERT),
-    "Posterize": lambda magnitude, *_, **__: make_edit(Operation.POSTERIZE, int(magnitude)),
-    "Rotate": lambda magnitude, size, operation, **_: rotation(size, magnitude, operation=operation),
-    "Sharpness": lambda magnitude, *_, **__: make_edit(Operation.SHARPNESS, 1.0 + magnitude),
-    "ShearX": lambda magnitude, size, **how: affine(size, shear=(_shear(magnitude), 0.0), center=(0, 0), **how),
-    "ShearY": lambda magnitude, size, **how: affine(size, shear=(0.0, _shear(magnitude)), center=(0, 0), **how),
-    "Solarize": lambda magnitude, *_, **__: make_edit(Operation.SOLARIZE, magnitude),
-    "TranslateX": lambda magnitude, size, **how: affine(size, translate=(int(magnitude), 0), **how),
-    "TranslateY": lambda magnitude, size, **how: affine(size, translate=(0, int(magnitude)), **how),
+_EDITS: dict[str, Callable[[float, Maps], Edit]] = {
+    "AutoContrast": lambda *_: make_edit(Operation.AUTOCONTRAST),
+    "Brightness": lambda magnitude, _: make_edit(Operation.BRIGHTNESS, 1.0 + magnitude),
+    "Color": lambda magnitude, _: make_edit(Operation.COLOR, 1.0 + magnitude),
+    "Contrast": lambda magnitude, _: make_edit(Operation.CONTRAST, 1.0 + magnitude),
+    "Equalize": lambda *_: make_edit(Operation.EQUALIZE),
+    "Identity": lambda *_: make_edit(Operation.IDENTITY),
+    "Invert": lambda *_: make_edit(Operation.INVERT),
+    "Posterize": lambda magnitude, _: make_edit(Operation.POSTERIZE, int(magnitude)),
+    "Rotate": lambda magnitude, maps: maps.rotation(magnitude),
+    "Sharpness": lambda magnitude, _: make_edit(Operation.SHARPNESS, 1.0 + magnitude),
+    "ShearX": lambda magnitude, maps: maps.affine(shear=(_shear(magnitude), 0.0), center=(0, 0)),
+    "ShearY": lambda magnitude, maps: maps.affine(shear=(0.0, _shear(magnitude)), center=(0, 0)),
+    "Solarize": lambda magnitude, _: make_edit(Operation.SOLARIZE, magnitude),
+    "TranslateX": lambda magnitude, maps: maps.affine(translate=(int(magnitude), 0)),
+    "TranslateY": lambda magnitude, maps: maps.affine(translate=(0, int(magnitude))),
 }
-"""By torchvision's name: what a magnitude means for images of (height, width), and how maps are made (see `affine`)."""
+"""By torchvision's name: what a magnitude means, and how pixels move."""
 
 
 @lru_cache(maxsize=4096)
-def _edit(name: str, magnitude: float, size: Shape, operation: Operation, is_v2: bool) -> Edit:
+def _edit(name: str, magnitude: float, maps: Maps) -> Edit:
     """What an operation by torchvision's name does to images of a size."""
-    return _EDITS[name](magnitude, size, operation=operation, is_v2=is_v2)
+    return _EDITS[name](magnitude, maps)
 
 
 @lru_cache(maxsize=256)
@@ -90,11 +90,11 @@ class Augment(Turning):
         """Its table, for images of (height, width)."""
         return _space(type(self.t), self.bins, size)  # type: ignore[arg-type]
 
-    def edit(self, name: str, number: int | None, negative: bool, size: Shape) -> Edit:
+    def edit(self, name: str, number: int | None, negative: bool, maps: Maps) -> Edit:
         """An operation of the table, by the number of its magnitude and the sign, where it has them."""
-        magnitudes, signed = self.space(size)[name]
+        magnitudes, signed = self.space(maps.size)[name]
         magnitude = 0.0 if number is None or not magnitudes else magnitudes[number]
-        return _edit(name, -magnitude if signed and negative else magnitude, size, self.operation, self.is_v2)
+        return _edit(name, -magnitude if signed and negative else magnitude, maps)
 
     def below(self, count: int) -> int:
         """Draw a number below another one by the call that torchvision makes."""
@@ -116,18 +116,18 @@ class RandAugment(Augment):
         more = counter_words(seeds[:, 0] << np.uint64(32) | seeds[:, 1], 0, 2 * self.t.num_ops)
         return super().decode(more, spec, size)
 
-    def chosen(self, numbers: list[Any], size: Shape) -> list[Edit]:
+    def chosen(self, numbers: list[Any], maps: Maps) -> list[Edit]:
         """Operations, and signs."""
-        names = list(self.space(size))
+        names = list(self.space(maps.size))
         pairs = zip(numbers[::2], numbers[1::2], strict=True)
-        return [self.edit(names[which % len(names)], self.t.magnitude, bool(sign & 1), size) for which, sign in pairs]
+        return [self.edit(names[which % len(names)], self.t.magnitude, bool(sign & 1), maps) for which, sign in pairs]
 
-    def drawn(self, size: Shape) -> list[Edit]:
+    def drawn(self, maps: Maps) -> list[Edit]:
         """As `chosen`, by the calls that torchvision makes."""
-        space, edits = self.space(size), []
+        space, edits = self.space(maps.size), []
         for _ in range(self.t.num_ops):
             name = list(space)[self.below(len(space))]
-            edits.append(self.edit(name, self.t.magnitude, space[name][1] and self.negative(), size))
+            edits.append(self.edit(name, self.t.magnitude, space[name][1] and self.negative(), maps))
         return edits
 
 
@@ -136,19 +136,19 @@ class TrivialAugmentWide(Augment):
 
     words = 3
 
-    def chosen(self, numbers: list[Any], size: Shape) -> list[Edit]:
+    def chosen(self, numbers: list[Any], maps: Maps) -> list[Edit]:
         """One operation, its magnitude and sign."""
         which, number, sign = numbers
-        names = list(self.space(size))
-        return [self.edit(names[which % len(names)], number % self.bins, bool(sign & 1), size)]
+        names = list(self.space(maps.size))
+        return [self.edit(names[which % len(names)], number % self.bins, bool(sign & 1), maps)]
 
-    def drawn(self, size: Shape) -> list[Edit]:
+    def drawn(self, maps: Maps) -> list[Edit]:
         """As `chosen`, by the calls that torchvision makes."""
-        space = self.space(size)
+        space = self.space(maps.size)
         name = list(space)[self.below(len(space))]
         magnitudes, signed = space[name]
         number = self.below(self.bins) if magnitudes else None
-        return [self.edit(name, number, signed and self.negative(), size)]
+        return [self.edit(name, number, signed and self.negative(), maps)]
 
 
 class AutoAugment(Augment):
@@ -173,21 +173,21 @@ class AutoAugment(Augment):
             own[1:3] = chances
         return numbers
 
-    def chosen(self, numbers: list[Any], size: Shape) -> list[Edit]:
+    def chosen(self, numbers: list[Any], maps: Maps) -> list[Edit]:
         """Two operations, of which each may be left out."""
         policy = self.policies[numbers[0] % len(self.policies)]
         parts = zip(policy, numbers[1:3], numbers[3:], strict=True)
-        return [self._part(part, chance <= part[1], bool(sign & 1), size) for part, chance, sign in parts]
+        return [self._part(part, chance <= part[1], bool(sign & 1), maps) for part, chance, sign in parts]
 
-    def drawn(self, size: Shape) -> list[Edit]:
+    def drawn(self, maps: Maps) -> list[Edit]:
         """As `chosen`, by the calls that torchvision makes."""
         number, chances, signs = self.t.get_params(len(self.policies))
         parts = zip(self.policies[number], chances, signs.tolist(), strict=True)
-        return [self._part(part, bool(chance <= part[1]), sign == 0, size) for part, chance, sign in parts]
+        return [self._part(part, bool(chance <= part[1]), sign == 0, maps) for part, chance, sign in parts]
 
-    def _part(self, part: tuple[str, float, int | None], on: bool, negative: bool, size: Shape) -> Edit:
+    def _part(self, part: tuple[str, float, int | None], on: bool, negative: bool, maps: Maps) -> Edit:
         name, _, number = part
-        return self.edit(name, number, negative, size) if on else make_edit(Operation.IDENTITY)
+        return self.edit(name, number, negative, maps) if on else make_edit(Operation.IDENTITY)
 
 
 class AutoAugmentV2(AutoAugment):
@@ -195,14 +195,14 @@ class AutoAugmentV2(AutoAugment):
 
     @property
     def policies(self) -> Sequence[Any]:
-        """As `chosen`, by the calls that torchvision makes."""
+        """Under another name."""
         return self.t._policies  # type: ignore[no-any-return]
 
-    def drawn(self, size: Shape) -> list[Edit]:
+    def drawn(self, maps: Maps) -> list[Edit]:
         """The same, drawing one after the other."""
         edits = []
         for part in self.policies[self.below(len(self.policies))]:
             on = bool(torch.rand(()) <= part[1])
-            signed = on and self.space(size)[part[0]][1]
-            edits.append(self._part(part, on, signed and self.negative(), size))
+            signed = on and self.space(maps.size)[part[0]][1]
+            edits.append(self._part(part, on, signed and self.negative(), maps))
         return edits

@@ -86,7 +86,8 @@ class GaussianBlur(Step):
             hwc: Whether torchvision would hold them as H x W x C in memory.
         """
         kernel_size, shape = tuple(self.t.kernel_size), tuple(pixels.shape[1:])
-        if min(sigmas) > 0 and same_as_torch(kernel_size, shape, hwc, _settings()):
+        layouts, settings = {hwc, False}, _settings()  # steps before may have changed it for some images
+        if min(sigmas) > 0 and all(same_as_torch(kernel_size, shape, layout, settings) for layout in layouts):
             weights = {size: np.stack([self.weights(size, s) for s in sigmas.tolist()]) for size in set(kernel_size)}
             across, down = (weights[size] for size in kernel_size)
             _compiled().blur(pixels.numpy(), down, across)

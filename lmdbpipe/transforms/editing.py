@@ -54,18 +54,18 @@ def edit(images: Bytes, width: int, edits: Floats, fill: Bytes) -> None:
             elif operation == Operation.SHARPNESS:
                 _sharpen(image, scratch[0], width, values[0])
             elif operation == Operation.AFFINE:
-                _copy(image, scratch)
+                copy(image, scratch)
                 _transform(scratch, image, height, width, values, fill)
             elif operation == Operation.BILINEAR:
-                _copy(image, scratch)
+                copy(image, scratch)
                 _interpolate(scratch, image, height, width, values, fill)
             elif operation != Operation.IDENTITY:
                 for channel in range(channels):
-                    _look_up(image[channel], _table(image[channel], operation, values[0]))
+                    look_up(image[channel], table(image[channel], operation, values[0]))
 
 
 @jit
-def _copy(image: Bytes, out: Bytes) -> None:
+def copy(image: Bytes, out: Bytes) -> None:
     """Copy planes; an assignment of slices would compile for seconds, for the sake of its error's message."""
     for channel in range(len(image)):
         for x in range(image.shape[1]):
@@ -198,15 +198,16 @@ def _smooth(plane: Bytes, out: Bytes, width: int) -> None:
 
 
 @jit
-def _look_up(plane: Bytes, table: Bytes) -> None:
+def look_up(plane: Bytes, results: Bytes) -> None:
+    """Replace each level of a channel."""
     for x in range(len(plane)):
-        plane[x] = table[plane[x]]
+        plane[x] = results[plane[x]]
 
 
 @jit
-def _table(plane: Bytes, operation: int, value: float) -> Bytes:
+def table(plane: Bytes, operation: int, value: float) -> Bytes:
     """What ``ImageOps`` makes of each level of a channel."""
-    table = np.empty(256, np.uint8)
+    results = np.empty(256, np.uint8)
     counts = np.zeros(256, np.int64)
     if operation in (Operation.AUTOCONTRAST, Operation.EQUALIZE):
         for x in range(len(plane)):
@@ -230,8 +231,8 @@ def _table(plane: Bytes, operation: int, value: float) -> Bytes:
         elif operation == Operation.EQUALIZE and step > 0:
             new = min(reached // step, 255)
             reached += counts[level]
-        table[level] = new
-    return table
+        results[level] = new
+    return results
 
 
 @jit

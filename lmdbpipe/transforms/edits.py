@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from lmdbpipe.modes import image_of, pixels_of
+from lmdbpipe.transforms import tone
 from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.operations import MAPS, Edit, Operation, by_pil, make_edit
 from lmdbpipe.transforms.step import Params, Spec, Step
@@ -29,7 +30,7 @@ _FIXED = 32768.0
 
 
 class Edited(Step):
-    """A step that does operations of Pillow's; its parameters are `Edits`."""
+    """A step that does operations of Pillow's, or version 2's on tensors; its parameters are `Edits`."""
 
     draws = True
 
@@ -39,10 +40,14 @@ class Edited(Step):
         return False
 
     def accept(self, spec: Spec) -> Spec | str:
-        """PIL images of modes L and RGB."""
-        if spec.kind != "pil":
-            return "it is batched for PIL images only, so before they become tensors"
-        return spec if spec.mode in ("L", "RGB") else f"mode {spec.mode} is left to PIL"
+        """PIL images of modes L and RGB; in version 2 bytes of as many channels."""
+        if spec.kind == "pil":
+            return spec if spec.mode in ("L", "RGB") else f"mode {spec.mode} is left to PIL"
+        if not self.is_v2:
+            return "version 1 is batched for PIL images only, so before they become tensors"
+        if spec.dtype != torch.uint8 or spec.channels not in (1, 3):
+            return "it is batched for PIL images and for bytes, so before they become floats"
+        return spec
 
     def fixed(self, spec: Spec, size: Any) -> int | None:
         """It varies."""
@@ -59,45 +64,52 @@ class Edited(Step):
     def prepare(self) -> None:
         """Load or compile what images are edited with."""
         known()
+        if self.is_v2:
+            tone.prepare()
 
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Edit every image."""
-        mode, fill = batch.spec.mode, self.fill(batch.spec)
-        return batch.edited(batch.spec, lambda pixels, own: edit(pixels, mode, own, fill), params)
+        out, fill = self.infer(batch.spec), self.fill(batch.spec)
+        assert isinstance(out, Spec)
+        return batch.edited(out, lambda pixels, own: edit(pixels, batch.spec, own, fill), params)
 
 
-def edit(pixels: Tensor, mode: str, edits: Edits, fill: tuple[int, ...]) -> None:
+def edit(pixels: Tensor, spec: Spec, edits: Edits, fill: tuple[int, ...]) -> None:
     """Edit images in place.
 
     Args:
         pixels: uint8 [n, C, H, W], contiguous.
-        mode: L or RGB.
+        spec: What they are: PIL images of mode L or RGB, or tensors.
         edits: Each image's own.
         fill: The colour of pixels from outside.
     """
+    if spec.kind != "pil":
+        tone.tone(pixels, edits, fill, hwc=spec.hwc)
+        return
     here = _computable(edits, pixels.shape[2:])
     if here.any():
         _run(pixels.numpy(), np.where(here[:, None, None], edits, 0.0), fill)  # the others stay as they are
     for i in np.flatnonzero(~here).tolist():
-        image = image_of(pixels[i].permute(1, 2, 0).numpy(), mode)
+        image = image_of(pixels[i].permute(1, 2, 0).numpy(), spec.mode)
         for own in edits[i].tolist():
             image = by_pil(image, own, fill)
         pixels[i].copy_(torch.from_numpy(pixels_of(image)).permute(2, 0, 1))
 
 
-def edit_alike(pixels: Tensor, own: Edit) -> Tensor:
+def edit_alike(pixels: Tensor, own: Edit, spec: Spec | None = None) -> Tensor:
     """Do one operation to all of some images in place.
 
     Args:
-        pixels: uint8 [..., C, H, W] of mode L or RGB, contiguous.
+        pixels: uint8 [..., C, H, W], contiguous.
         own: Which.
+        spec: What they are; PIL images of mode L or RGB, if not given.
 
     Returns:
         The same tensor.
     """
     images = pixels.view(-1, *pixels.shape[-3:])
-    mode = "L" if images.shape[1] == 1 else "RGB"
-    edit(images, mode, np.tile(own, (len(images), 1, 1)), (0,) * images.shape[1])
+    spec = spec or Spec.pil("L" if images.shape[1] == 1 else "RGB")
+    edit(images, spec, np.tile(own, (len(images), 1, 1)), (0,) * images.shape[1])
     return pixels
 
 

@@ -1,4 +1,4 @@
-"""``ColorJitter``, with Pillow's bits or torch's; ``RandomAdjustSharpness`` and ``RandomEqualize`` with Pillow's."""
+"""``ColorJitter``, ``RandomAdjustSharpness`` and ``RandomEqualize``, with the bits of Pillow or torch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from itertools import permutations
 from typing import Any
 
 import numpy as np
-import torch
 
-from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.color import Chance, Function
 from lmdbpipe.transforms.edits import Edited, edit_alike
 from lmdbpipe.transforms.operations import Edit, Operation, make_edit
 from lmdbpipe.transforms.raw import Size
 from lmdbpipe.transforms.step import Params, Spec, between, uniform
 from lmdbpipe.transforms.streams import Words
-from lmdbpipe.transforms.tone import prepare, tone
 
 _OPERATIONS = (Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR, Operation.HUE)
 """In the order in which torchvision numbers them and draws their factors."""
@@ -66,28 +63,12 @@ class ColorJitter(Edited):
 
 
 class ColorJitterV2(ColorJitter):
-    """``v2.ColorJitter``, of bytes in tensors, too."""
+    """``v2.ColorJitter``."""
 
     def accept(self, spec: Spec) -> Spec | str:
-        """PIL images as version 1 does, and bytes; torchvision puts channels first where it turns hues."""
-        if spec.kind == "pil":
-            return super().accept(spec)
-        if spec.dtype != torch.uint8 or spec.channels not in (1, 3):
-            return "it is batched for PIL images and for bytes, so before they become floats"
-        return replace(spec, hwc=spec.hwc and self.t.hue is None)
-
-    def prepare(self) -> None:
-        """Load or compile what colours are changed with."""
-        super().prepare()
-        prepare()
-
-    def apply(self, batch: Batch, params: Params) -> Batch:
-        """Change the colours of every image."""
-        if batch.spec.kind == "pil":
-            return super().apply(batch, params)
-        out = self.infer(batch.spec)
-        assert isinstance(out, Spec)
-        return batch.edited(out, lambda pixels, own: tone(pixels, own, hwc=batch.spec.hwc), params[..., :2])
+        """Where it turns hues, torchvision puts channels first."""
+        accepted = super().accept(spec)
+        return accepted if isinstance(accepted, str) else replace(accepted, hwc=spec.hwc and self.t.hue is None)
 
     def drawn(self) -> tuple[Any, ...]:
         """By ``make_params``."""
@@ -120,7 +101,7 @@ class _Single(Chance):
 
     def function(self, spec: Spec) -> Function:
         """Edit in place what nobody else holds."""
-        return lambda x: edit_alike(x, self.operation())
+        return lambda x: edit_alike(x, self.operation(), spec)
 
 
 class RandomAdjustSharpness(_Single):

@@ -19,7 +19,8 @@ from torchvision.transforms import v2
 from lmdbpipe.modes import image_of, pixels_of
 from lmdbpipe.transforms import editing, edits, lower
 from lmdbpipe.transforms.edits import colour, edit
-from lmdbpipe.transforms.operations import MAPS, Edit, Operation, affine, by_pil, make_edit, rotation
+from lmdbpipe.transforms.operations import MAPS, Edit, Maps, Operation, by_pil, make_edit
+from lmdbpipe.transforms.step import Spec
 from tests.transforms.helpers import assert_like_torchvision, cleared, make_images, pack, without_numba
 
 FACTORS = (Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR, Operation.SHARPNESS)
@@ -51,7 +52,7 @@ def fresh_kernel() -> Iterator[None]:
 def assert_like_pillow(pixels: np.ndarray[Any, Any], mode: str, own: list[list[Edit]], fill: tuple[int, ...]) -> None:
     """Edit images [n, H, W, C] here and by Pillow."""
     images = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy(order="C"))
-    edit(images, mode, np.array(own, np.float64).reshape(len(own), -1, 7), fill)
+    edit(images, Spec.pil(mode), np.array(own, np.float64).reshape(len(own), -1, 7), fill)
     for before, after, steps in zip(pixels, images, own, strict=True):
         image = image_of(before, mode)
         for step in steps:
@@ -107,11 +108,12 @@ def test_rotations_and_maps(size: tuple[int, int]) -> None:
     """Maps made here are those of Pillow's ``rotate`` and of torchvision's ``affine``; quarter turns included."""
     (image,) = make_images("RGB", [size], 0)
     for by, kind in MAPS.items():
+        maps = Maps(size, by)
         for angle in (0, 33.3, 90, 180, 270, -90, 359.9, 720):
-            assert_like(image.rotate(angle, kind), image, rotation(size, angle, operation=by))
-            assert_like(image.rotate(angle, kind, center=(3, 4)), image, rotation(size, angle, (3, 4), operation=by))
+            assert_like(image.rotate(angle, kind), image, maps.rotation(angle))
+            assert_like(image.rotate(angle, kind, center=(3, 4)), image, maps.rotation(angle, (3, 4)))
             theirs = v1.functional.affine(image, angle, [3, -2], 0.7, [10.0, 5.0], v1.InterpolationMode[kind.name])
-            assert_like(theirs, image, affine(size, angle, (3, -2), 0.7, (10.0, 5.0), operation=by))
+            assert_like(theirs, image, maps.affine(angle, (3, -2), 0.7, (10.0, 5.0)))
 
 
 @pytest.mark.parametrize("module", [v1, v2])
@@ -127,7 +129,7 @@ def test_maps_on_whole_numbers(module: Any, angle: int) -> None:
 def assert_like(theirs: Image.Image, image: Image.Image, own: Edit) -> None:
     """Edit an image, and compare."""
     pixels = torch.from_numpy(pixels_of(image)).permute(2, 0, 1)[None].contiguous()
-    edit(pixels, image.mode, np.array([[own]]), (0, 0, 0))
+    edit(pixels, Spec.pil(image.mode), np.array([[own]]), (0, 0, 0))
     np.testing.assert_array_equal(pixels[0].permute(1, 2, 0).numpy(), pixels_of(theirs))
 
 
@@ -148,7 +150,8 @@ def by_pillow(monkeypatch: pytest.MonkeyPatch) -> list[Operation]:
 def test_maps_from_afar(by_pillow: list[Operation]) -> None:
     """Images that Pillow maps without fixed-point arithmetic are left to it, and no others."""
     pixels = np.stack([pixels_of(image) for image in make_images("L", [(40, 50)] * 3, 0)])
-    near, far = affine((40, 50), 10.0), affine((40, 50), 10.0, scale=1e-4)
+    maps = Maps((40, 50))
+    near, far = maps.affine(10.0), maps.affine(10.0, scale=1e-4)
     invert = make_edit(Operation.INVERT)
     assert_like_pillow(pixels, "L", [[near, invert], [invert, far], [invert, near]], (3,))
     assert by_pillow == [Operation.INVERT, Operation.AFFINE]

@@ -1,8 +1,9 @@
-"""Colours of bytes in tensors: torch's bits, whatever is done; what is declined is left to torchvision."""
+"""Operations on bytes in tensors: torch's bits, whatever is done; what is declined is left to torchvision."""
 
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -12,19 +13,29 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from lmdbpipe.transforms import edits, lower, tone, toning
-from lmdbpipe.transforms.operations import Operation
+from lmdbpipe.transforms.operations import Edit, Maps, Operation, make_edit
 from lmdbpipe.transforms.step import held
 from lmdbpipe.transforms.tone import by_torchvision, same_as_torch
 from tests.transforms.helpers import assert_like_torchvision, cleared, make_images, pack
 
+MAPS = Maps((32, 32), is_v2=True, of_tensors=True)
 FACTORS = st.one_of(st.floats(0, 3), st.sampled_from([0.0, 1.0, 50.0]))
+BLENDS = [Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR, Operation.SHARPNESS]
 OPERATIONS = st.one_of(
-    st.tuples(st.sampled_from([Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR]), FACTORS),
-    st.tuples(st.just(Operation.HUE), st.one_of(st.floats(-0.5, 0.5), st.sampled_from([-0.5, 0.0, 0.5]))),
-    st.just((Operation.IDENTITY, 0.0)),
+    st.builds(make_edit, st.sampled_from(BLENDS), FACTORS),
+    st.builds(make_edit, st.just(Operation.HUE), st.one_of(st.floats(-0.5, 0.5), st.sampled_from([-0.5, 0.0, 0.5]))),
+    st.builds(make_edit, st.just(Operation.POSTERIZE), st.integers(0, 8)),
+    st.builds(make_edit, st.just(Operation.SOLARIZE), st.one_of(st.floats(-1, 255), st.floats(99.9999, 100.0001))),
+    st.builds(make_edit, st.sampled_from([Operation.AUTOCONTRAST, Operation.EQUALIZE, Operation.INVERT])),
+    st.builds(make_edit, st.just(Operation.AFFINE), *[st.floats(-3, 3)] * 6),
+    st.builds(MAPS.affine, st.floats(-360, 360), st.tuples(*[st.integers(-40, 40)] * 2), st.floats(1e-3, 9)),
+    st.builds(MAPS.affine, shear=st.tuples(*[st.floats(-60, 60)] * 2), center=st.just((0, 0))),
+    st.builds(MAPS.rotation, st.one_of(st.sampled_from([0, 180, 45, 30.0]), st.floats(-360, 360))),
+    st.just(make_edit(Operation.IDENTITY)),
 )
 SIDES = st.one_of(st.integers(1, 40), st.sampled_from([16, 32, 64]))
 FLOATS = [v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.25])]
@@ -37,12 +48,12 @@ def fresh() -> Iterator[None]:
         yield
 
 
-def assert_like(pixels: np.ndarray[Any, Any], own: list[list[tuple[int, float]]], *, hwc: bool) -> None:
-    """Change images [n, C, H, W] here and by torchvision."""
-    images = torch.from_numpy(pixels.copy())
-    tone.tone(images, np.array(own, np.float64).reshape(len(own), -1, 2), hwc=hwc)
+def assert_like(pixels: np.ndarray[Any, Any], own: list[list[Edit]], *, hwc: bool) -> None:
+    """Edit images [n, C, H, W] here and by torchvision."""
+    images, fill = torch.from_numpy(pixels.copy()), (9, 255, 0)[: pixels.shape[1]]
+    tone.tone(images, np.array(own, np.float64).reshape(len(own), -1, 7), fill, hwc=hwc)
     for before, after, steps in zip(pixels, images, own, strict=True):
-        theirs = by_torchvision(held(torch.from_numpy(before.copy()), hwc=hwc), steps)
+        theirs = by_torchvision(held(torch.from_numpy(before.copy()), hwc=hwc), steps, fill)
         np.testing.assert_array_equal(after.numpy(), theirs.numpy(), str(steps))
 
 
@@ -56,8 +67,8 @@ def assert_like(pixels: np.ndarray[Any, Any], own: list[list[tuple[int, float]]]
     ),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_any_tones(
-    hwc: bool, channels: int, size: tuple[int, int], levels: list[int], own: list[list[tuple[int, float]]], seed: int
+def test_any_edits(
+    hwc: bool, channels: int, size: tuple[int, int], levels: list[int], own: list[list[Edit]], seed: int
 ) -> None:
     """Images of any levels, each with operations of its own, have torchvision's bits."""
     rng = np.random.default_rng(seed)
@@ -69,8 +80,9 @@ def test_any_tones(
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="torch rounds in another way")
 def test_torch_is_known() -> None:
     """The installed torch gives the bits that are computed, so it is compiled code that the other tests are about."""
-    shapes = [(3, 224, 224), (3, 32, 32), (1, 64, 64)]
-    assert all(same_as_torch(shape, hwc, tone._settings()) for shape in shapes for hwc in (False, True))
+    known = frozenset(Operation) - {Operation.BILINEAR}
+    for shape in [(3, 224, 224), (3, 32, 32), (1, 64, 64)]:
+        assert all(same_as_torch(shape, hwc, tone._settings()) == known for hwc in (False, True))
 
 
 @pytest.mark.parametrize("part", [-0.5, -0.31, 0.0, 1 / 3, 0.5])
@@ -79,7 +91,7 @@ def test_every_hue(part: float) -> None:
     levels = np.unique([*range(0, 256, 5), 1, 2, 3, 251, 252, 253, 254])[-56:]
     cube = np.stack(np.meshgrid(levels, levels, levels)).reshape(1, 3, 7 * 56, -1).astype(np.uint8)
     for some in np.array_split(cube, 8, axis=2):  # 7 * 7 * 56 * 56 values
-        assert_like(some, [[(Operation.HUE, part)]], hwc=False)
+        assert_like(some, [[make_edit(Operation.HUE, part)]], hwc=False)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.2, 0.5, 0.999, 1.0, 1.001, 1.5, 4.0])
@@ -88,14 +100,42 @@ def test_every_level(factor: float) -> None:
     ramp = np.arange(256, dtype=np.uint8)
     reds, greens = np.meshgrid(ramp, ramp)
     pixels = np.stack([reds, greens, greens[::-1]])[None]
-    for operation in (Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR):
-        assert_like(pixels, [[(operation, factor)]], hwc=True)
-        assert_like(pixels[:, :1], [[(operation, factor)]], hwc=False)
+    for operation in BLENDS:
+        assert_like(pixels, [[make_edit(operation, factor)]], hwc=True)
+        assert_like(pixels[:, :1], [[make_edit(operation, factor)]], hwc=False)
 
 
-@pytest.mark.parametrize("name", ["add_", "mul"])
-def test_another_torch(name: str, fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where one of torch's floats differs in its last bit, torchvision does it."""
+@pytest.mark.parametrize("size", [(30, 30), (20, 41), (33, 32), (1, 7)])
+@pytest.mark.parametrize("center", [None, (3, 4)])
+def test_rotations_and_maps(size: tuple[int, int], center: tuple[int, int] | None) -> None:
+    """Maps made here are those of torchvision's ``rotate`` and ``affine``; quarter turns included."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, *size), np.uint8)
+    image, maps = torch.from_numpy(pixels[0]), Maps(size, is_v2=True, of_tensors=True)
+    middle = None if center is None else list(map(float, center))
+    for angle in (0, 33.3, 90, 180, 270, -90, 359.9, 720, -1e-20):
+        shear = [10.0, 5.0]
+        for theirs, own in (
+            (v2.functional.rotate(image, angle, center=middle), maps.rotation(angle, center)),
+            (
+                v2.functional.affine(image, angle, [3, -2], 0.7, shear, center=middle),
+                maps.affine(angle, (3, -2), 0.7, shear, center),
+            ),
+        ):
+            ours = torch.from_numpy(pixels.copy())
+            tone.tone(ours, np.array([[own]]), (0, 0, 0), hwc=False)
+            assert torch.equal(ours[0], theirs), (angle, own)
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("add_", {Operation.CONTRAST, Operation.COLOR, Operation.SHARPNESS}),
+        ("mul", {Operation.CONTRAST, Operation.COLOR}),
+        ("bmm", {Operation.AFFINE}),
+    ],
+)
+def test_another_torch(name: str, lost: set[Operation], fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one of torch's floats differs in its last bit, torchvision does what needs it."""
     theirs = getattr(torch.Tensor, name)
 
     def other(self: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
@@ -106,30 +146,33 @@ def test_another_torch(name: str, fresh: None, monkeypatch: pytest.MonkeyPatch) 
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, name, other)
-        assert not same_as_torch((3, 16, 16), False, tone._settings())
+        assert not same_as_torch((3, 16, 16), False, tone._settings()) & lost
     looked: list[Any] = []
 
-    def noted(image: torch.Tensor, _: float) -> torch.Tensor:
-        looked.append(image)
-        return image
+    def noted(image: torch.Tensor, own: Any, fill: Any) -> torch.Tensor:
+        looked.append(own)
+        return by_torchvision(image, own, fill)
 
-    monkeypatch.setitem(tone._FUNCTIONS, Operation.BRIGHTNESS, noted)
-    images = torch.zeros((2, 3, 16, 16), dtype=torch.uint8)
-    tone.tone(images, np.array([[[Operation.BRIGHTNESS, 0.5]]] * 2), hwc=False)
-    assert len(looked) == 2
+    monkeypatch.setattr(tone, "by_torchvision", noted)
+    images = torch.zeros((3, 3, 16, 16), dtype=torch.uint8)
+    own = [make_edit(sorted(lost)[0], 1), make_edit(Operation.INVERT), make_edit(sorted(lost)[-1], 1)]
+    tone.tone(images, np.array(own)[:, None], (0, 0, 0), hwc=False)
+    assert looked == [[list(own[0])], [list(own[2])]]
+    assert images.amax(dim=(1, 2, 3)).tolist() == [0, 255, 0]
 
 
 def test_large_images() -> None:
     """Sums of so many levels depend on torch's order."""
-    assert not same_as_torch((3, 257, 257), False, tone._settings())
+    assert Operation.CONTRAST not in same_as_torch((3, 257, 257), False, tone._settings())
     rng = np.random.default_rng(0)
-    assert_like(rng.integers(0, 256, (1, 3, 260, 300), np.uint8), [[(Operation.CONTRAST, 0.4)]], hwc=True)
+    assert_like(rng.integers(0, 256, (1, 3, 260, 300), np.uint8), [[make_edit(Operation.CONTRAST, 0.4)]], hwc=True)
 
 
 def test_other_settings() -> None:
     """A default dtype of 64 bits, and autocasting, change what torchvision computes."""
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), np.uint8)
-    own: list[list[tuple[int, float]]] = [[(Operation.COLOR, 0.3), (Operation.CONTRAST, 1.4)]] * 2
+    edits = make_edit(Operation.COLOR, 0.3), make_edit(Operation.CONTRAST, 1.4), MAPS.affine(33.0), MAPS.rotation(10)
+    own = [list(edits)] * 2
     torch.set_default_dtype(torch.float64)
     try:
         assert_like(pixels, own, hwc=False)
@@ -137,6 +180,11 @@ def test_other_settings() -> None:
         torch.set_default_dtype(torch.float32)
     with torch.autocast("cpu"):
         assert_like(pixels, own, hwc=False)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert_like(pixels, own, hwc=False)
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize("jit", [True, False])
@@ -144,12 +192,38 @@ def test_other_settings() -> None:
 def test_in_a_pipeline(hue: float, jit: bool) -> None:
     """Steps before and after meet as they do in torchvision, whether images are of one size or not."""
     jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, hue)], p=0.8)
-    steps = [v2.ToImage(), v2.RandomCrop(32), jitter, v2.RandomHorizontalFlip(), v2.GaussianBlur(5), *FLOATS]
+    steps = [v2.ToImage(), v2.RandomCrop(32), jitter, v2.RandomHorizontalFlip(), v2.RandAugment(), v2.GaussianBlur(5)]
+    steps += [v2.RandomRotation(30, fill=7), v2.RandomAdjustSharpness(2), v2.TrivialAugmentWide(fill=[3]), *FLOATS]
     for mode in ("RGB", "L", "RGBA"):
         for sizes in ([(40, 50)] * 6, [(40, 50), (32, 90), (64, 33), (32, 32)]):
             assert_like_torchvision(v2.Compose(steps), make_images(mode, sizes, 0), "HWC", 1, jit=jit)
             ragged = v2.Compose([step for step in steps if not isinstance(step, v2.RandomCrop)])
             assert_like_torchvision(ragged, make_images(mode, sizes, 0), "CHW", 1, jit=jit)
+
+
+@pytest.mark.parametrize(
+    ("transform", "reason"),
+    [
+        (
+            v2.RandAugment(interpolation=v2.InterpolationMode.BILINEAR),
+            "of tensors, what lies between pixels is left to torchvision",
+        ),
+        (v2.RandAugment(fill=[1, 2]), r"fill: \[1.0, 2.0\] is no colour of 3 bytes"),
+        (v2.RandomRotation(9, fill=300), "fill: .* is no colour of 3 bytes"),
+        (v1.RandAugment(), "version 1 is batched for PIL images only"),
+        (v1.RandomRotation(9), "version 1 is batched for PIL images only"),
+    ],
+)
+def test_declined(transform: Any, reason: str) -> None:
+    """`explain` says why tensors are given to torchvision one at a time."""
+    lowered = lower(v1.Compose([v1.PILToTensor(), transform]))
+    assert re.search(f"one at a time: {reason}", lowered.explain())
+
+
+def test_floats_are_declined() -> None:
+    """It is bytes that are edited."""
+    lowered = lower(v2.Compose([v2.ToImage(), *FLOATS, v2.RandAugment()]))
+    assert "one at a time: it is batched for PIL images and for bytes" in lowered.explain()
 
 
 def test_tuples() -> None:
