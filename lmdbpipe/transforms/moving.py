@@ -150,6 +150,11 @@ def _take_apart(lines: Bytes, split: Bytes, count: int) -> None:
         grey, alpha = split[0], split[1]
         for x in range(count):
             grey[x], alpha[x] = lines[2 * x], lines[2 * x + 1]
+    elif len(split) > 1:  # by a step that the compiler does not know, and so slowly
+        for channel in range(len(split)):
+            plane = split[channel]
+            for x in range(count):
+                plane[x] = lines[x * len(split) + channel]
 
 
 @jit

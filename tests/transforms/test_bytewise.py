@@ -109,6 +109,17 @@ def test_formulas_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(_ways(operations, 3)[1]) == 0
 
 
+@pytest.mark.parametrize("channels", range(1, 8))
+def test_any_channels(channels: int) -> None:
+    """Pixels of any number of channels, in both layouts."""
+    pixels = torch.randint(0, 256, (5, 16, 17, channels), dtype=torch.uint8).permute(0, 3, 1, 2)
+    for source in (pixels, pixels.contiguous()):
+        expected = compute((TO_FLOAT, OVER_255), source)
+        out = torch.empty(expected.shape)
+        assert compute_bytes(source, Windows.full(5, (16, 17)), (TO_FLOAT, OVER_255), out)
+        assert torch.equal(out, expected)
+
+
 @pytest.mark.parametrize("size", [(300, 290), (1, 70_000), (70_000, 1)])
 def test_large_images(size: tuple[int, int]) -> None:
     """Images of more pixels than are taken apart at once."""
