@@ -44,10 +44,12 @@ class _Tree(NamedTuple):
 
 
 def looks_like_lmdb(path: Path) -> bool:
-    """Whether a file begins as LMDB's do; so may one that is empty, or of which nothing was written yet but zeros."""
+    """Whether a file begins as LMDB's do, or is empty."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
     with path.open("rb") as file:
         head = file.read(_HEADER.size + 4)
-    return not any(head) or _MAGIC.to_bytes(4, sys.byteorder) in head
+    return not head or _MAGIC.to_bytes(4, sys.byteorder) in head
 
 
 def check_pages(path: Path, *, trees: tuple[str, ...] | None = None) -> Iterator[str]:
