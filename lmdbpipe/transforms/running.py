@@ -17,6 +17,7 @@ import torch
 from lmdbpipe.transforms.batch import Batch
 from lmdbpipe.transforms.crops import Crops, run
 from lmdbpipe.transforms.draws import Draws
+from lmdbpipe.transforms.gather import near
 from lmdbpipe.transforms.groups import Images, Leaf, batches_of, grouped, size_of
 from lmdbpipe.transforms.step import Params, Spec, Step, spec_of
 from lmdbpipe.transforms.streams import torch_words, torch_words_known
@@ -39,6 +40,8 @@ class Runner:
 
     def __call__(self, images: Images, draws: Draws, device: torch.device | None) -> list[Leaf]:
         """Transform a batch of at least one image."""
+        if isinstance(images, torch.Tensor) and not near(images.device) and not all(s.anywhere for s in self.steps):
+            images = list(images)  # which torchvision transforms where they are, one at a time
         return self._replay(images, draws, device) if draws.in_order else self._count(images, draws, device)
 
     # Draws that do not depend on order: as far as possible at once, then the next step one at a time, and so on.

@@ -106,3 +106,15 @@ def test_available_devices_agree(device: str, transform: Any, form: str) -> None
     expected, actual = lower(transform)(raw, draws), lower(transform)(raw, draws, device=device)
     assert {str(tensor.device) for tensor in _tensors(actual)} == {device}
     assert_same([tensor.cpu() for tensor in _tensors(actual)], _tensors(expected))
+
+
+@pytest.mark.parametrize(
+    "step", [v2.RandomRotation(30), v2.Resize(16), v2.RandomAdjustSharpness(2, p=1.0), v2.ColorJitter(0.3)]
+)
+def test_steps_for_the_cpu_on_batches_elsewhere(step: Any) -> None:
+    """What must see pixels is left to torchvision, where they are."""
+    batch = torch.empty((4, 3, 32, 32), dtype=torch.uint8, device="meta")
+    result = lower(v2.Compose([v2.RandomHorizontalFlip(), step]))(batch)
+    assert isinstance(result, Tensor)
+    assert result.device.type == "meta"
+    assert result.shape == (4, 3, *step(batch[0]).shape[1:])
