@@ -57,8 +57,8 @@ def _edit(name: str, magnitude: float, maps: Maps) -> Edit:
 
 
 @lru_cache(maxsize=256)
-def _space(kind: Any, bins: int, size: Shape) -> Space:
-    """The table of a class of either generation."""
+def _space(kind: Any, bins: int, size: Shape, _: torch.dtype) -> Space:
+    """The table of a class of either generation, made with the default dtype that there is now."""
     if hasattr(kind, "_AUGMENTATION_SPACE"):
         found = {name: (make(bins, *size), signed) for name, (make, signed) in kind._AUGMENTATION_SPACE.items()}
         top = {"Solarize": 255.0}  # version 2 says it as a part of the largest value
@@ -88,7 +88,7 @@ class Augment(Turning):
 
     def space(self, size: Shape) -> Space:
         """Its table, for images of (height, width)."""
-        return _space(type(self.t), self.bins, size)  # type: ignore[arg-type]
+        return _space(type(self.t), self.bins, size, torch.get_default_dtype())  # type: ignore[arg-type]
 
     def edit(self, name: str, number: int | None, negative: bool, maps: Maps) -> Edit:
         """An operation of the table, by the number of its magnitude and the sign, where it has them."""

@@ -1,8 +1,9 @@
 """Operations on bytes in tensors, with the bits of torchvision's version 2.
 
 Whether torch rounds a sum once or twice depends on the processor, and at the end of an image on how many pixels it has.
-So for every size each operation is tried, and torch's floats are compared with those that are computed here; what
-differs in a bit is left to torchvision, and so is all without numba (the extra ``jit``).
+So operations with such sums are tried for every size, on an image of one colour for which it makes a difference at
+every pixel; the others once a process. What differs in a bit is left to torchvision, and so is all without numba (the
+extra ``jit``).
 """
 
 from __future__ import annotations
@@ -21,10 +22,22 @@ from torchvision.transforms.v2.functional import _geometry
 from lmdbpipe.transforms.operations import Edit, Maps, Operation, make_edit
 from lmdbpipe.transforms.step import held
 
+_COLOUR, _LEVEL, _RATIO = (217, 134, 159), 245, 0.18
+"""For these every sum depends on whether it is rounded once or twice."""
 _WHOLE = 2**24
 """Floats hold whole numbers up to here, so the sum of so few levels does not depend on the order."""
-_TRIES = 3
-"""Images on which each operation is tried."""
+_SIZES = 1 << 14
+"""For how many it is remembered whether torch's sums are ours."""
+_LIMITS = {
+    Operation.BRIGHTNESS: (0.0, np.inf),
+    Operation.CONTRAST: (0.0, np.inf),
+    Operation.COLOR: (0.0, np.inf),
+    Operation.HUE: (-0.5, 0.5),
+    Operation.SHARPNESS: (0.0, np.inf),
+    Operation.POSTERIZE: (0.0, 8.0),
+    Operation.SOLARIZE: (-np.inf, 255.0),
+}
+"""Beyond these values torchvision raises an error."""
 _SETTINGS = (torch.float32, False, "highest")
 """With others torch computes otherwise; see `_settings`."""
 _FUNCTIONS: dict[Operation, Callable[[Tensor, float], Tensor]] = {
@@ -51,9 +64,7 @@ def tone(pixels: Tensor, edits: NDArray[np.float64], fill: tuple[int, ...], *, h
         fill: The colour of pixels from outside.
         hwc: Whether torchvision would hold the images as H x W x C in memory; after an operation it may not.
     """
-    shape, settings = tuple(pixels.shape[1:]), _settings()
-    alike = frozenset.intersection(*(same_as_torch(shape, layout, settings) for layout in {hwc, False}))
-    here = np.asarray(np.isin(edits[..., 0], [Operation.IDENTITY, *alike]).all(axis=1))
+    here = _computable(edits, tuple(pixels.shape[1:]), hwc=hwc)
     if here.any():
         own = np.where(here[:, None, None], edits, 0.0)  # the others stay as they are
         flat = pixels.numpy().reshape(*pixels.shape[:2], -1)
@@ -62,12 +73,25 @@ def tone(pixels: Tensor, edits: NDArray[np.float64], fill: tuple[int, ...], *, h
         pixels[i].copy_(by_torchvision(held(pixels[i], hwc=hwc), edits[i].tolist(), fill))
 
 
+def _computable(edits: NDArray[np.float64], shape: tuple[int, ...], *, hwc: bool) -> NDArray[np.bool_]:
+    """For which images, of (C, H, W), all operations give here what they give in torchvision."""
+    here, settings = np.ones(len(edits), bool), _settings()
+    numbers = edits[..., 0]
+    for number in set(numbers.ravel().tolist()) - {Operation.IDENTITY}:
+        operation, chosen = Operation(int(number)), numbers == number
+        low, high = _LIMITS.get(operation, (-np.inf, np.inf))
+        if all(same_as_torch(operation, shape, layout, settings) for layout in {hwc, False}):
+            chosen &= ~((edits[..., 1] >= low) & (edits[..., 1] <= high))
+        here &= ~chosen.any(axis=1)
+    return here
+
+
 def by_torchvision(image: Tensor, edits: Sequence[Sequence[float]], fill: tuple[int, ...]) -> Tensor:
     """Let torchvision edit an image [C, H, W]."""
     for number, *values in edits:
         operation = Operation(int(number))
         if operation == Operation.AFFINE:
-            (height, width), theta = image.shape[1:], torch.tensor(values, dtype=torch.float32).reshape(1, 2, 3)
+            (height, width), theta = image.shape[1:], _theta(values)
             grid = _geometry._affine_grid(theta, w=width, h=height, ow=width, oh=height)
             image = _geometry._apply_grid_transform(image, grid, "nearest", fill=list(map(float, fill)))
         elif operation != Operation.IDENTITY:
@@ -81,91 +105,106 @@ def prepare() -> None:
         _compiled().tone(np.zeros((1, 3, 1), np.uint8), 1, np.zeros((1, 1, 7)), np.zeros(3, np.uint8))
 
 
-@lru_cache(maxsize=4096)
-def same_as_torch(shape: tuple[int, ...], hwc: bool, settings: Any) -> frozenset[Operation]:
-    """For which operations torch gives the bits that are computed here: tried once a process for each size.
+def same_as_torch(operation: Operation, shape: tuple[int, ...], hwc: bool, settings: Any) -> bool:
+    """Whether torch gives the bits that are computed here: tried once a process, or for each size.
 
     Args:
+        operation: On what to try it.
         shape: (C, H, W) of an image.
         hwc: Whether it lies as H x W x C in memory.
         settings: Those of torch that may matter.
 
     Returns:
-        None without numba or a processor with FMA.
+        False, too, without numba or a processor with FMA.
     """
-    if _compiled() is None or settings[: len(_SETTINGS)] != _SETTINGS or not all(shape):
-        return frozenset()
-    rng = np.random.default_rng(2_741)
-    fill = (7, 8, 9)[: shape[0]]
-    others = {Operation.BILINEAR}
-    if shape[1] * shape[2] * 255 >= _WHOLE:
-        others.add(Operation.CONTRAST)
-    for _ in range(_TRIES):
-        pixels = rng.integers(0, 256, shape, np.uint8)
-        image, ratio = held(torch.from_numpy(pixels), hwc=hwc), float(rng.uniform(0.1, 1.9))
-        if not _sums_are_alike(pixels.reshape(shape[0], -1), image, ratio):
-            others |= {Operation.CONTRAST, Operation.COLOR}
-        if not _sharpened_alike(pixels, image, ratio):
-            others.add(Operation.SHARPNESS)
-        for own in _examples(ratio, Maps((shape[1], shape[2]), is_v2=True, of_tensors=True)):
-            ours = pixels.reshape(1, shape[0], -1).copy()
-            _compiled().tone(ours, shape[2], np.array([[own]]), np.array(fill, np.uint8))
-            if not np.array_equal(ours.reshape(shape), by_torchvision(image, [own], fill).numpy()):
-                others.add(Operation(int(own[0])))
-            if own[0] == Operation.AFFINE and not _places_are_alike(own, shape):
-                others.add(Operation.AFFINE)
-    return frozenset(Operation) - others
+    if _compiled() is None or settings[: len(_SETTINGS)] != _SETTINGS or operation == Operation.BILINEAR:
+        return False
+    if not all(shape) or not _tried(operation, shape[0], hwc, settings):
+        return False
+    if operation == Operation.AFFINE:
+        return _moved_alike(shape[1], shape[2], settings)
+    if operation == Operation.SHARPNESS:
+        return _sharpened_alike(shape, hwc, settings)
+    if operation == Operation.CONTRAST and shape[1] * shape[2] * 255 >= _WHOLE:
+        return False
+    return operation not in (Operation.CONTRAST, Operation.COLOR) or _blended_alike(shape, hwc, settings)
 
 
-def _examples(ratio: float, maps: Maps) -> list[Edit]:
-    """Operations of every kind, with values by a number from 0.1 to 1.9."""
-    return [
-        *(make_edit(operation, ratio) for operation in (Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR)),
-        make_edit(Operation.HUE, ratio / 4),
-        make_edit(Operation.SHARPNESS, ratio),
-        *(make_edit(operation) for operation in (Operation.AUTOCONTRAST, Operation.EQUALIZE, Operation.INVERT)),
-        make_edit(Operation.POSTERIZE, int(ratio * 4) + 1),
-        make_edit(Operation.SOLARIZE, ratio * 130),
-        maps.rotation(180 if maps.size[0] != maps.size[1] else int(ratio * 2) * 90),
-        maps.affine(ratio * 180, (ratio * 3, -ratio), ratio, (ratio * 20, 0)),
-        maps.affine(shear=(0.0, ratio * 9 - 9), center=(0, 0)),
-    ]
+@cache
+def _tried(operation: Operation, channels: int, hwc: bool, _: Any) -> bool:
+    """Whether an image of a size that fills vectors comes out alike."""
+    size = 48, 48
+    pixels = np.random.default_rng(2_741).integers(0, 256, (channels, *size), np.uint8)
+    fill = (7, 8, 9)[:channels]
+    for own in _examples(operation, Maps(size, is_v2=True, of_tensors=True)):
+        ours = pixels.reshape(1, channels, -1).copy()
+        _compiled().tone(ours, size[1], np.array([[own]]), np.array(fill, np.uint8))
+        theirs = by_torchvision(held(torch.from_numpy(pixels), hwc=hwc), [own], fill)
+        if not np.array_equal(ours.reshape(pixels.shape), theirs.numpy()):
+            return False
+    return True
 
 
-def _places_are_alike(own: Edit, shape: tuple[int, ...]) -> bool:
+def _examples(operation: Operation, maps: Maps) -> list[Edit]:
+    """An operation with some values."""
+    if operation == Operation.AFFINE:
+        turned = [maps.affine(angle, (3, -2), 0.9, (angle / 9, 0)) for angle in (13.0, 163.0, -97.0)]
+        return [*turned, maps.affine(shear=(0.0, 17.0), center=(0, 0))]
+    values: dict[Operation, tuple[float, ...]] = {Operation.HUE: (0.31, -0.17), Operation.POSTERIZE: (3, 8)}
+    values |= {Operation.QUARTERS: (1, 2, 3), Operation.SOLARIZE: (99.5, 130)}
+    return [make_edit(operation, value) for value in values.get(operation, (0.37, 1.7))]
+
+
+def _of_one_colour(shape: tuple[int, ...]) -> Tensor:
+    """An image [C, H, W] on which roundings show."""
+    return torch.tensor(_COLOUR[: shape[0]], dtype=torch.uint8, device="cpu").view(-1, 1, 1).repeat(1, *shape[1:])
+
+
+def _theta(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device="cpu").reshape(1, 2, 3)
+
+
+@lru_cache(maxsize=_SIZES)
+def _moved_alike(height: int, width: int, _: Any) -> bool:
     """Whether pixels come from where torch takes them, before that is rounded."""
-    height, width = shape[1:]
-    ours = _compiled().places(height, width, np.array(own[1:]))
-    theta = torch.tensor(own[1:], dtype=torch.float32).reshape(1, 2, 3)
-    return _equal(ours, _geometry._affine_grid(theta, w=width, h=height, ow=width, oh=height))
+    for own in _examples(Operation.AFFINE, Maps((height, width), is_v2=True, of_tensors=True)):
+        theirs = _geometry._affine_grid(_theta(own[1:]), w=width, h=height, ow=width, oh=height)
+        if not _equal(_compiled().places(height, width, np.array(own[1:])), theirs):
+            return False
+    return True
 
 
-def _sharpened_alike(pixels: NDArray[np.uint8], image: Tensor, ratio: float) -> bool:
+@lru_cache(maxsize=_SIZES)
+def _sharpened_alike(shape: tuple[int, ...], hwc: bool, _: Any) -> bool:
     """Whether the sum that sharpens is that of torch at every pixel."""
-    if min(pixels.shape[1:]) <= 2:
+    if min(shape[1:]) <= 2:
         return True
-    output, rest = image.to(torch.float32, copy=True), 1.0 - ratio
-    blurred = torch.from_numpy(pixels[:, :-2, :-2]).to(torch.float32)  # any levels will do
+    image, rest = _of_one_colour(shape), 1.0 - _RATIO
+    output = held(image, hwc=hwc).to(torch.float32, copy=True)
+    kernel = torch.ones((shape[0], 1, 3, 3), device="cpu")
+    smooth = torch.nn.functional.conv2d(output, kernel, groups=shape[0]).fill_(_LEVEL)  # for its layout
     inner = output[..., 1:-1, 1:-1]
-    inner.add_(blurred.sub_(inner), alpha=rest)
-    ours = _compiled().sharpened(pixels[:, 1:-1, 1:-1].copy(), pixels[:, :-2, :-2].copy(), rest)
-    return _equal(ours, inner)
+    inner.add_(smooth.sub_(inner), alpha=rest)
+    sharp = image[..., 1:-1, 1:-1].numpy().copy()
+    return _equal(_compiled().sharpened(sharp, np.full_like(sharp, _LEVEL), rest), inner)
 
 
-def _sums_are_alike(pixels: NDArray[np.uint8], image: Tensor, ratio: float) -> bool:
+@lru_cache(maxsize=_SIZES)
+def _blended_alike(shape: tuple[int, ...], hwc: bool, _: Any) -> bool:
     """Whether sums with an ``alpha``, of grey and of a mean, are those of torch at every pixel."""
+    image, rest = _of_one_colour(shape), 1.0 - _RATIO
+    pixels, image = image.numpy().reshape(shape[0], -1), held(image, hwc=hwc)
     levels = np.empty(pixels.shape[1], np.float32)
-    rest = 1.0 - ratio
-    if len(pixels) == 3:
+    if shape[0] == 3:
         red, green, blue = image.unbind(-3)
         grey = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
         _compiled().add_up(pixels, levels)
-        blended = image.mul(ratio).add_(grey.unsqueeze(-3), alpha=rest)
-        if not _equal(levels, grey) or not _equal(_compiled().mixed(pixels, ratio, levels, rest), blended):
+        blended = image.mul(_RATIO).add_(grey.unsqueeze(-3), alpha=rest)
+        if not _equal(levels, grey) or not _equal(_compiled().mixed(pixels, _RATIO, levels, rest), blended):
             return False
-    levels[:] = np.float32(ratio * 99)
-    mean = torch.full((1, 1, 1), ratio * 99)
-    return _equal(_compiled().mixed(pixels, ratio, levels, rest), image.mul(ratio).add_(mean, alpha=rest))
+    levels[:] = _LEVEL
+    blended = image.mul(_RATIO).add_(torch.full((1, 1, 1), float(_LEVEL), device="cpu"), alpha=rest)
+    return _equal(_compiled().mixed(pixels, _RATIO, levels, rest), blended)
 
 
 def _equal(ours: NDArray[np.float32], theirs: Tensor) -> bool:

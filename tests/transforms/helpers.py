@@ -78,8 +78,8 @@ def without_numba() -> Iterator[None]:
     with ExitStack() as stack:
         for module, name in ((bytewise, "_kernel"), (resample, "_kernel"), (edits, "known"), (color, "known")):
             stack.enter_context(mock.patch.object(module, name, frozenset if name == "known" else absent))
-        stack.enter_context(mock.patch.object(blur, "same_as_torch", lambda *_: False))
-        stack.enter_context(mock.patch.object(tone, "same_as_torch", lambda *_: frozenset()))
+        for other in (blur, tone):
+            stack.enter_context(mock.patch.object(other, "same_as_torch", lambda *_: False))
         yield
 
 
