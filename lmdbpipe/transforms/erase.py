@@ -60,9 +60,9 @@ class RandomErasing(Step):
     def decode(self, words: Words, spec: Spec, size: Size) -> tuple[Params, Size]:
         """Give an `Erased` or None for each image."""
         count = len(words)
-        on = below(words[:, 0], self.t.p, as_tensor=True)
-        height, width = (np.broadcast_to(np.asarray(extent), count)[:, None] for extent in axes(size))
-        tries = words[:, 3:].reshape(count, ATTEMPTS, 4)
+        rows = np.flatnonzero(below(words[:, 0], self.t.p, as_tensor=True))
+        height, width = (np.broadcast_to(np.asarray(extent), count)[rows, None] for extent in axes(size))
+        tries = words[rows, 3:].reshape(-1, ATTEMPTS, 4)
         low, high = self.t.scale
         area = height * width * (low + uniform(tries[..., 0]) * (high - low))
         low, high = np.log(self.t.ratio)
@@ -71,13 +71,13 @@ class RandomErasing(Step):
         fits = (h < height) & (w < width)
         values = self.values()
         constant = None if values is None else torch.tensor(values)[:, None, None]
-        rows = np.flatnonzero(on & fits.any(axis=1))
-        first = fits[rows].argmax(axis=1)
-        tall, across = h[rows, first], w[rows, first]
-        top = tries[rows, first, 2] % (height[rows, 0] - tall + 1)
-        left = tries[rows, first, 3] % (width[rows, 0] - across + 1)
+        found = np.flatnonzero(fits.any(axis=1))
+        first = fits[found].argmax(axis=1)
+        tall, across = h[found, first], w[found, first]
+        top = tries[found, first, 2] % (height[found, 0] - tall + 1)
+        left = tries[found, first, 3] % (width[found, 0] - across + 1)
         result: list[Erased | None] = [None] * count
-        for i, y, x, *extent in np.stack([rows, top, left, tall, across], axis=1).tolist():
+        for i, y, x, *extent in np.stack([rows[found], top, left, tall, across], axis=1).tolist():
             value = constant
             if value is None:
                 generator = torch.Generator().manual_seed(int(words[i, 1]) << 32 | int(words[i, 2]))
@@ -107,14 +107,18 @@ class RandomErasing(Step):
         by_numpy = isinstance(targets, Tensor) and near(targets.device) and dtype in (torch.float32, torch.float64)
         if by_numpy:
             targets = targets.numpy()  # which is quicker to begin
+        given, filling = None, None
         for target, erased in zip(targets, params, strict=True):
-            if erased is not None:
-                top, left, height, width, value = erased
-                area = target[..., top : top + height, left : left + width]
-                if by_numpy:
-                    area[...] = value.numpy()
-                else:
-                    area.copy_(value.to(area.device, non_blocking=True))
+            if erased is None:
+                continue
+            top, left, height, width, value = erased
+            area = target[..., top : top + height, left : left + width]
+            if not by_numpy:
+                area.copy_(value.to(area.device, non_blocking=True))
+                continue
+            if value is not given:  # mostly all are filled with one
+                given, filling = value, value.numpy()
+            area[...] = filling
         return done
 
 
