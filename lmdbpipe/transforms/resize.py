@@ -133,6 +133,7 @@ class RandomResizedCrop(Resize):
     def apply(self, batch: Batch, params: Params) -> Batch:
         """Crop, and resize the crops."""
         top, left, height, width = params
+        batch = _with_border(batch)
         batch = batch.moved(batch.windows.crop(top, left, join(height, width)))
         return resize(batch, self.resized(batch.spec, None), self.t, version=self.version, exact=self.exact)
 
@@ -154,7 +155,7 @@ def resize(batch: Batch, size: Size, t: Any, *, version: int, exact: bool) -> Ba
     if batch.dense and batch.size == size:
         return batch
     is_pil = batch.spec.kind == "pil"
-    batch, filter_ = batch.now() if batch.pending else batch, pil_modes_mapping[mode]
+    batch, filter_ = _with_border(batch.now() if batch.pending else batch), pil_modes_mapping[mode]
     if is_pil or (version == 2 and t.antialias):  # elsewhere torchvision resizes by way of floats
         done = resample(batch.source, batch.windows, batch.spec.mode or batch.spec.channels, size, filter_)
         if done is not None:
@@ -167,6 +168,11 @@ def resize(batch: Batch, size: Size, t: Any, *, version: int, exact: bool) -> Ba
     if not exact and batch.dense and isinstance(size, tuple):
         return batch.map(lambda x: kernel(x, size).contiguous(), batch.spec)
     return _each(batch, size, kernel)
+
+
+def _with_border(batch: Batch) -> Batch:
+    """Give what can be resampled where it lies: a border has to be made first."""
+    return batch if batch.windows.fill is None else batch.now()
 
 
 def _by_pil(batch: Batch, size: Size, filter_: int) -> Batch:

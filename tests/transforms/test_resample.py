@@ -201,6 +201,15 @@ def test_in_a_pipeline(module: Any, jit: bool) -> None:
                 assert_like_torchvision(transform, make_images(mode, sizes, 0), "HWC", 1, jit=jit)
 
 
+@pytest.mark.parametrize("step", [v1.Resize(40), v1.RandomResizedCrop(24)])
+def test_borders_are_made_first(step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a crop reaches over an edge for does not keep images from being resampled here."""
+    monkeypatch.setattr(resize, "_by_pil", None)
+    transform = v1.Compose([v1.RandomCrop(32, padding=4, fill=9), v1.RandomHorizontalFlip(), step, v1.PILToTensor()])
+    for sizes in ([(32, 32)] * 6, [(32, 34), (40, 33), (32, 32)]):
+        assert assert_like_torchvision(transform, make_images("RGB", sizes, 0), "HWC", 2) == "equal"
+
+
 def test_another_pillow(fresh_kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the installed Pillow gives other bits than ours, it is Pillow that resizes."""
 
