@@ -148,7 +148,8 @@ class Batch:
             return compute(self.pending, self._widened().stacked().to(torch.bfloat16))
         dtype = self.spec.dtype
         out = torch.empty(shape, dtype=dtype, pin_memory=True) if pinned else POOL.empty(shape, dtype)
-        if not out.numel() or (self.pending and compute_bytes(self.source, self.windows, self.pending, out)):
+        is_copy = not self.pending and isinstance(self.source, Tensor) and self.windows.is_identity
+        if not out.numel() or (not is_copy and compute_bytes(self.source, self.windows, self.pending, out)):
             return out
         if not self.pending:
             gather(self.source, self.windows, out)

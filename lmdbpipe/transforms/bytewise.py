@@ -38,7 +38,7 @@ def compute_bytes(source: Source, windows: Windows, operations: tuple[Arithmetic
     Args:
         source: Where they lie.
         windows: Which rectangles; all of one size.
-        operations: What to compute.
+        operations: What to compute; nothing, if there are none.
         out: [n, C, H, W], C-contiguous, of the dtype of their results.
 
     Returns:
@@ -85,6 +85,8 @@ def _move(store: Store, windows: Windows, ways: tuple[Bits, Formulas], out: Tens
 @lru_cache(maxsize=64)
 def _ways(operations: tuple[Arithmetic, ...], channels: int) -> tuple[Bits, Formulas]:
     """Say what becomes of each byte in each channel, [C, 256] bits; and how to compute it, or 0 formulas."""
+    if not operations:
+        return np.empty((0, LEVELS), np.uint8), np.empty((0, 7), np.float32)
     levels = torch.arange(LEVELS, dtype=torch.uint8, device="cpu").repeat(channels).view(1, channels, 1, LEVELS)
     results = compute(operations, levels)
     bits, formulas = bits_of(results)[0, :, 0], _formulas(operations, channels)
@@ -125,10 +127,11 @@ def _formulas(operations: Sequence[Arithmetic], channels: int) -> Formulas:
 
 @cache
 def prepare() -> None:
-    """Let numba load or compile, where it is installed, what bytes become floats with."""
+    """Let numba load or compile, where it is installed, what bytes move and become floats with."""
     image = RawImages(np.zeros(LEVELS, np.uint8), np.zeros(1, np.int64), (1, LEVELS), "L")
-    operations = (Arithmetic("to", torch.float32),)
-    compute_bytes(image, Windows.full(1, (1, LEVELS)), operations, torch.empty(1, 1, 1, LEVELS))
+    windows, floats = Windows.full(1, (1, LEVELS)), torch.empty(1, 1, 1, LEVELS)
+    compute_bytes(image, windows, (Arithmetic("to", torch.float32),), floats)
+    compute_bytes(image, windows, (), floats.to(torch.uint8))
 
 
 @cache

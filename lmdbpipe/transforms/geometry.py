@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lmdbpipe.transforms.batch import Batch
+from lmdbpipe.transforms.bytewise import prepare
 from lmdbpipe.transforms.padding import FILLABLE, Sides, border, grown, known_sides, pad, padded_spec, sides_of
 from lmdbpipe.transforms.raw import Size
 from lmdbpipe.transforms.step import Params, Spec, Step, below
@@ -16,7 +17,15 @@ from lmdbpipe.transforms.streams import Words
 from lmdbpipe.transforms.windows import axes, some
 
 
-class HorizontalFlip(Step):
+class _Moving(Step):
+    """A step after which pixels lie elsewhere."""
+
+    def prepare(self) -> None:
+        """Load or compile what they are moved with."""
+        prepare()
+
+
+class HorizontalFlip(_Moving):
     """``RandomHorizontalFlip``."""
 
     words = 1
@@ -50,7 +59,7 @@ class VerticalFlip(HorizontalFlip):
     vertical = True
 
 
-class CenterCrop(Step):
+class CenterCrop(_Moving):
     """``CenterCrop``; images smaller than the crop get a border of zeros."""
 
     def accept(self, spec: Spec) -> Spec | str:
@@ -76,7 +85,7 @@ class CenterCrop(Step):
         return batch.moved(batch.windows.crop(top, left, (h, w)))
 
 
-class Pad(Step):
+class Pad(_Moving):
     """``Pad`` in every mode."""
 
     def accept(self, spec: Spec) -> Spec | str:
@@ -95,7 +104,7 @@ class Pad(Step):
         return pad(batch, self.t, [known_sides(self.t.padding)])
 
 
-class RandomCrop(Step):
+class RandomCrop(_Moving):
     """``RandomCrop`` with every padding.
 
     Its parameters are two int64 arrays [n]: top and left in the padded image.

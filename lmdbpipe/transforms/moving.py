@@ -74,7 +74,7 @@ def move(memory, begins, sizes, planar, top, left, hflip, vflip, fill, results, 
     Of an output's line, ``before`` pixels are border, then ``inside`` ones are the image's, and the rest is border.
 
     Each of ``formulas``, float32 [C, 7], computes pixels; where there are none, ``results`` say what each byte becomes,
-    as bits, [C, 256].
+    as bits, [C, 256]; where there are none either, bytes stay what they are.
 
     Returns:
         The first image that is not all in the memory; -1 if all are.
@@ -119,8 +119,10 @@ def move(memory, begins, sizes, planar, top, left, hflip, vflip, fill, results, 
                     target = out[to : to + rows * width]
                     if len(formulas):
                         _compute(pixels, formulas[channel], target)
-                    else:
+                    elif len(results):
                         _look_up(pixels, results[channel], target)
+                    else:
+                        copy(target, 0, pixels, 0, len(target))
     return -1
 
 

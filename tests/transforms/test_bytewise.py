@@ -40,7 +40,9 @@ def fresh_kernel() -> Iterator[None]:
     ),
     layout=st.sampled_from(["HWC", "CHW", "tensor", "HWC tensor"]),
     mode=st.sampled_from(["L", "LA", "RGB", "CMYK"]),
-    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.bool]),
+    dtype=st.sampled_from(
+        [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.bool]
+    ),
     reach=st.integers(0, 30),
     flips=st.integers(0, 3),
     seed=st.integers(0, 2**32 - 1),
@@ -63,7 +65,7 @@ def test_like_computing(
     fill = tuple(rng.integers(0, 256, channels).astype(float).tolist())
     hflip, vflip = (rng.random(12) < 0.5 if flips & bit else None for bit in (1, 2))
     windows = Windows(rows, (height, width), top, left, hflip, vflip, fill, whole=False)
-    operations: tuple[Arithmetic, ...] = (Arithmetic("to", dtype),)
+    operations: tuple[Arithmetic, ...] = () if dtype == torch.uint8 else (Arithmetic("to", dtype),)
     if dtype.is_floating_point:
         operations += Arithmetic("mul_", 1 / 255), Arithmetic("sub_", (0.3,)), Arithmetic("div_", (0.7,) * channels)
     expected = compute(operations, torch.cat([gather(source, windows.take(np.array([i])), None) for i in range(12)]))
@@ -166,16 +168,17 @@ def test_numba_is_optional(installed: bool, fresh_kernel: None, monkeypatch: pyt
 
 
 def test_prepared_is_what_is_used(fresh_kernel: None) -> None:
-    """`prepare` compiles the one form of the kernel that training transforms use."""
+    """`prepare` compiles the two forms of the kernel that training transforms use: bytes to floats, and to bytes."""
     bytewise.prepare()
     kernel = bytewise._kernel()
-    assert len(kernel.signatures) == 1
+    assert len(kernel.signatures) == 2
     transform = v1.Compose([v1.RandomCrop(16, padding=4), v1.RandomHorizontalFlip(), v1.ToTensor()])
     for sizes in ([(16, 16)] * 4, [(16, 16), (20, 18)]):
         for layout in ("HWC", "CHW"):
             lowered_tensor(transform, pack(make_images("RGB", sizes, 0), layout))
-            lowered_tensor(v1.Compose([v1.CenterCrop(16), v1.ToTensor()]), pack(make_images("RGB", sizes, 0), layout))
-    assert len(kernel.signatures) == 1
+            for last in (v1.ToTensor(), v1.PILToTensor()):
+                lowered_tensor(v1.Compose([v1.CenterCrop(16), last]), pack(make_images("RGB", sizes, 0), layout))
+    assert len(kernel.signatures) == 2
 
 
 def test_nowhere_to_cache(fresh_kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
