@@ -1,4 +1,4 @@
-"""Arithmetic on bytes: gather, crop, flip, lay out as CxHxW and compute are one pass, compiled by numba.
+"""Bytes on the move: gather, crop, flip, lay out as CxHxW and compute are one pass, compiled by numba.
 
 What elementwise steps make of a byte depends on its value and its channel alone. So they are done for the 256 bytes
 there are, by the very operations that would do it for each pixel. Where a formula of a few vector instructions gives
@@ -114,14 +114,13 @@ def _formulas(operations: Sequence[Arithmetic], channels: int) -> Formulas:
         if part is None:
             return formulas[:0]
         end = part.stop
-        number: Any = np.broadcast_to(np.asarray(operation.operand, np.float32), channels)
-        if operation.name == "sub_":
-            formulas[:, 3] = number
-        elif operation.name == "mul_":
-            formulas[:, part] = np.stack([number, number, 0 * number], axis=1)
-        else:
+        number = np.asarray(operation.operand, np.float32).reshape(-1, 1)
+        formulas[:, part] = number
+        if operation.name == "mul_":
+            formulas[:, part.stop - 1] = 0
+        elif operation.name == "div_":
             with np.errstate(over="ignore", divide="ignore"):
-                formulas[:, part] = np.stack([1 / number, number, 1 / number], axis=1)
+                formulas[:, [part.start, part.stop - 1]] = 1 / number
     return formulas if operations[0] == Arithmetic("to", torch.float32) else formulas[:0]
 
 

@@ -36,6 +36,16 @@ def fresh_kernel() -> Iterator[None]:
         yield
 
 
+def some_windows(rng: np.random.Generator, sizes: list[tuple[int, int]], flips: int) -> Windows:
+    """Four rectangles within some of the images, of three; flips say by bits whether there are mirrored ones."""
+    rows = rng.integers(0, 3, 4)
+    full = np.array(sizes)[rows]
+    size = rng.integers(1, full + 1)
+    top, left = rng.integers(0, full - size + 1).T
+    hflip, vflip = (rng.random(4) < 0.5 if flips & bit else None for bit in (1, 2))
+    return Windows(rows, join(*size.T), top, left, hflip, vflip, whole=False)
+
+
 @given(
     sizes=st.one_of(SIZES.map(lambda size: [size] * 3), st.lists(SIZES, min_size=3, max_size=3)),
     wanted=st.one_of(SIZES, st.lists(SIZES, min_size=4, max_size=4).map(np.array)),
@@ -68,12 +78,7 @@ def test_like_pillow(
         pixels = [torch.from_numpy(pixels_of(image)).permute(2, 0, 1) for image in images]
         pixels = pixels if source.startswith("HWC") else [tensor.contiguous() for tensor in pixels]
         pixels = pixels if source.endswith("list") else torch.stack(pixels)
-    rows = rng.integers(0, 3, 4)
-    full = np.array(sizes)[rows]
-    size = rng.integers(1, full + 1)
-    top, left = rng.integers(0, full - size + 1).T
-    hflip, vflip = (rng.random(4) < 0.5 if flips & bit else None for bit in (1, 2))
-    windows = Windows(rows, join(*size.T), top, left, hflip, vflip, whole=False)
+    windows = some_windows(rng, sizes, flips)
 
     results = resample.resample(pixels, windows, mode, wanted, kind)
 
@@ -113,12 +118,7 @@ def test_like_torch(
     arrays = [array // 128 * 255 for array in arrays] if extreme else arrays
     pixels: Any = [torch.from_numpy(array).permute(2, 0, 1) for array in arrays]
     pixels = pixels if hwc else [tensor.contiguous() for tensor in pixels]
-    rows = rng.integers(0, 3, 4)
-    full = np.array(sizes)[rows]
-    size = rng.integers(1, full + 1)
-    top, left = rng.integers(0, full - size + 1).T
-    hflip, vflip = (rng.random(4) < 0.5 if flips & bit else None for bit in (1, 2))
-    windows = Windows(rows, join(*size.T), top, left, hflip, vflip, whole=False)
+    windows = some_windows(rng, sizes, flips)
 
     results = resample.resample(pixels, windows, channels, wanted, pil_modes_mapping[interpolation])
 
