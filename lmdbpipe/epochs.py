@@ -34,6 +34,8 @@ _SLOTS = 1 + _WORKER_SLOTS
 _LOADER, _WORKERS, _NUMBER, _GENERATION, _EPOCH, _LAST_GENERATION, _LAST_EPOCH = range(7)
 """A slot: the loader, its workers, the number of the worker's pass, its generation and epoch, and those of the last."""
 _SLOT_CELLS = 7
+_WRITING = -2
+"""In place of a loader: the slot is being written, and counts for nobody."""
 _TOLD, _HAS_SEED, _SEED, _HAS_PASS_SEED, _PASS_SEED, _LOADED, _SIZE, _NOW, _NEXT = range(9)
 _CELLS = 9
 _STATE_BYTES = 65536
@@ -128,7 +130,8 @@ class EpochCounter:
 
     def latest(self) -> int | None:
         """The epoch of the last pass; None if none has begun since `set` or `load`, or at all."""
-        begun = self._slots[self._slots[:, _GENERATION] == self._cells[_NOW], _EPOCH]
+        slots = self._slots.copy()  # others may write meanwhile
+        begun = slots[(slots[:, _GENERATION] == self._cells[_NOW]) & (slots[:, _LOADER] != _WRITING), _EPOCH]
         return int(begun.max()) if len(begun) else None
 
     def begin(self, seed: int | None = None) -> int:
@@ -158,7 +161,7 @@ class EpochCounter:
             ConfigError: There are more workers than slots.
         """
         process = _this_process()
-        np.minimum(self._slots[:, _EPOCH], epoch, out=self._slots[:, _EPOCH])
+        self._slots[self._slots[:, _EPOCH] > epoch, _EPOCH] = epoch  # no other: those may be written now
         self._cells[_NEXT] = min(self._cells[_NEXT], epoch)
         self._keep_seed(seed)
         self._write(process, self._number(process), _Begun(int(self._cells[_NOW]), epoch))
@@ -170,7 +173,7 @@ class EpochCounter:
             StateError: It has.
         """
         if int(self._cells[_TOLD]) and self.latest() is None:
-            self._require(self.peek(), epoch)
+            self._require(int(self._cells[_NEXT]), epoch)  # and no `peek`: another worker may begin its pass now
 
     def _require(self, told: int, loaded: int) -> None:
         if told != loaded:
@@ -217,7 +220,7 @@ class EpochCounter:
     def _write(self, process: _Process, number: int, begun: _Begun) -> None:
         slot = self._slots[process.slot]
         last = slot[[_GENERATION, _EPOCH]].tolist() if int(slot[_LOADER]) == process.loader else (-1, -1)
-        slot[_LOADER] = -1  # counts for nobody while it is written
+        slot[_LOADER] = _WRITING
         row = [process.loader, process.workers, number, *begun, *last]
         slot[_WORKERS:] = row[_WORKERS:]
         slot[_LOADER] = process.loader

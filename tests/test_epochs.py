@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from lmdbpipe.epochs import EpochCounter
-from lmdbpipe.errors import ConfigError
+from lmdbpipe.errors import ConfigError, StateError
 from tests.faces.helpers import as_worker
 from tests.helpers import FEW_CORES
 
@@ -215,6 +215,38 @@ def test_other_processes_count_with_it() -> None:
         assert here.recv() == epoch
         process.join()
     assert counter.begin() == 3
+
+
+def _meet(counter: EpochCounter, barrier: Any, rounds: int, worker: int, results: Any) -> None:
+    """Be one of two workers, which go on from a state and then begin another pass at the same moments."""
+    begun = []
+    with as_worker(worker, 2):
+        for told in range(rounds):
+            barrier.wait(60)
+            barrier.wait(60)
+            try:
+                counter.check_told(told)
+                counter.join(told, seed=0)
+            except StateError as error:
+                begun.append(str(error))
+            barrier.wait(60)
+            begun.append(str(counter.begin()))
+    results.send(begun)
+
+
+def test_workers_that_go_on_at_the_same_moment() -> None:
+    """Told the epoch that their states go on in, they find no contradiction in each other's passes, and agree."""
+    context: Any = multiprocessing.get_context("fork")
+    counter, barrier, rounds = EpochCounter(), context.Barrier(3), 1000
+    pipes = [context.Pipe() for _ in range(2)]
+    for worker, (_, there) in enumerate(pipes):
+        context.Process(target=_meet, args=(counter, barrier, rounds, worker, there), daemon=True).start()
+    for told in range(rounds):
+        barrier.wait(60)
+        counter.set(told)
+        barrier.wait(60)
+        barrier.wait(60)
+    assert [here.recv() for here, _ in pipes] == [[str(told + 1) for told in range(rounds)]] * 2
 
 
 @pytest.mark.parametrize("epoch", [-1, 1.0, True, "1", None])
