@@ -189,7 +189,12 @@ def map_style(path: str) -> Job:
 
 
 def launch(folder: Path, name: str, world_size: int, job: Job) -> None:
-    """Fork the ranks of a job, with the variables that torchrun sets; each writes what it returns."""
+    """Fork the ranks of a job, with the variables that torchrun sets; each writes what it returns.
+
+    Raises:
+        SystemExit: A rank failed, or did not end in time; it says what failed first.
+    """
+    errors = Path(folder, f"{name}.errors")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -200,7 +205,12 @@ def launch(folder: Path, name: str, world_size: int, job: Job) -> None:
             GROUP_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="tests",
             OMP_NUM_THREADS="1",
         )  # fmt: skip
-        Path(folder, f"{name}-{rank}.json").write_text(json.dumps(job()))
+        try:
+            Path(folder, f"{name}-{rank}.json").write_text(json.dumps(job()))
+        except BaseException as error:
+            with errors.open("a") as log:  # its first line is the cause: other ranks fail for want of this one
+                log.write(f"rank {rank}: {error!r}\n")
+            raise
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
@@ -213,8 +223,9 @@ def launch(folder: Path, name: str, world_size: int, job: Job) -> None:
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
-    if any(codes):
-        raise SystemExit(f"job {name}: the ranks ended with {codes}")
+    if codes != [0] * world_size:
+        said = errors.read_text() if errors.exists() else ""
+        raise SystemExit(f"job {name}: the ranks ended with {codes}, None for not at all\n{said}")
 
 
 def main(path: str, folder: Path) -> None:
