@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 from typing import SupportsIndex
 
@@ -15,11 +14,14 @@ def whole(name: str, value: SupportsIndex, low: int | None = 0, high: int | None
     Raises:
         ConfigError: It is not an integer, or not in ``low <= value <= high``; the message names `name`.
     """
-    with contextlib.suppress(TypeError):  # also an array has an __index__, which says that it is none
+    try:
         number = operator.index(value)
+    except TypeError:  # also an array has an __index__, which says that it is none
+        in_range = False
+    else:
         in_range = (low is None or number >= low) and (high is None or number <= high)
-        if in_range and not isinstance(value, bool):
-            return number
+    if in_range and not isinstance(value, bool):
+        return number
     bounds = "" if low is None else f" of at least {low}" if high is None else f" from {low} to {high}"
     raise ConfigError(f"{name} must be an integer{bounds}, got {value!r}")
 

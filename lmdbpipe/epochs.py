@@ -36,8 +36,8 @@ _LOADER, _WORKERS, _NUMBER, _GENERATION, _EPOCH, _LAST_GENERATION, _LAST_EPOCH =
 _SLOT_CELLS = 7
 _WRITING = -2
 """In place of a loader: the slot is being written, and counts for nobody."""
-_TOLD, _HAS_SEED, _SEED, _HAS_PASS_SEED, _PASS_SEED, _LOADED, _SIZE, _NOW, _NEXT = range(9)
-_CELLS = 9
+_TOLD, _HAS_SEED, _SEED, _HAS_PASS_SEED, _PASS_SEED, _LOADED, _SIZE, _NOW, _NEXT, _HAS_WORKERS = range(10)
+_CELLS = 10
 _STATE_BYTES = 65536
 """Room for a state of about 3,000 ranges; one that speaks for all takes 300 bytes."""
 
@@ -72,7 +72,7 @@ class EpochCounter:
         self._memory: torch.Tensor = memory.share_memory_()  # type: ignore[no-untyped-call]
         numbers = self._memory.numpy()  # quicker than torch here
         self._cells, slots, state = np.split(numbers, [_CELLS, _CELLS + _SLOTS * _SLOT_CELLS])
-        self._slots, self._state = slots.reshape(_SLOTS, _SLOT_CELLS), state.view(np.uint8)
+        self._slots, self._state = slots.reshape(_SLOT_CELLS, _SLOTS), state.view(np.uint8)
         self._numbers: dict[tuple[int, _Process], int] = {}
         """How many passes this process has begun, as one of a loader's workers."""
 
@@ -84,8 +84,8 @@ class EpochCounter:
             StateError: A state of another epoch was loaded, and not used yet.
         """
         epoch = whole("epoch", epoch)
-        if self.latest() is None and int(self._cells[_LOADED]) >= 0:
-            self._require(epoch, int(self._cells[_LOADED]))
+        if self.latest() is None and self._cells.item(_LOADED) >= 0:
+            self._require(epoch, self._cells.item(_LOADED))
         else:
             self._forget(epoch)
         self._cells[_TOLD] = 1
@@ -109,29 +109,33 @@ class EpochCounter:
 
     def loaded(self, epoch: int) -> bytes | None:
         """The state that was loaded for a pass."""
-        if int(self._cells[_LOADED]) != epoch:
+        if self._cells.item(_LOADED) != epoch:
             return None
         return bytes(self._state[: self._cells[_SIZE]])
 
     @property
     def seed(self) -> int | None:
         """The seed of the last state that was loaded."""
-        return int(self._cells[_SEED]) % 2**64 if int(self._cells[_HAS_SEED]) else None
+        return self._cells.item(_SEED) % 2**64 if self._cells.item(_HAS_SEED) else None
 
     @property
     def pass_seed(self) -> int | None:
         """The seed that the last pass was begun with, alone."""
-        return int(self._cells[_PASS_SEED]) % 2**64 if int(self._cells[_HAS_PASS_SEED]) else None
+        return self._cells.item(_PASS_SEED) % 2**64 if self._cells.item(_HAS_PASS_SEED) else None
 
     def peek(self) -> int:
         """The epoch that the next pass will be."""
-        latest, told = self.latest(), int(self._cells[_NEXT])
+        latest = self.latest()
+        told: int = self._cells.item(_NEXT)
         return told if latest is None else max(told, latest + 1)
 
     def latest(self) -> int | None:
         """The epoch of the last pass; None if none has begun since `set` or `load`, or at all."""
-        slots = self._slots.copy()  # others may write meanwhile
-        begun = slots[(slots[:, _GENERATION] == self._cells[_NOW]) & (slots[:, _LOADER] != _WRITING), _EPOCH]
+        now = self._cells.item(_NOW)
+        if not self._cells.item(_HAS_WORKERS):
+            return self._slots.item(_EPOCH, 0) if self._slots.item(_GENERATION, 0) == now else None
+        epochs = self._slots[_EPOCH].copy()  # first: of a slot that is written now, `begin` then sees all or nothing
+        begun = epochs[(self._slots[_GENERATION] == now) & (self._slots[_LOADER] != _WRITING)]
         return int(begun.max()) if len(begun) else None
 
     def begin(self, seed: int | None = None) -> int:
@@ -147,7 +151,7 @@ class EpochCounter:
         number = self._number(process)
         begun = self._by_others(process, number)
         if begun is None:
-            following = _Begun(int(self._cells[_NOW]), self.peek())
+            following = _Begun(self._cells.item(_NOW), self.peek())
             begun = self._by_others(process, number) or following  # another may have been quicker
         self._cells[_PASS_SEED] = _signed(seed or 0)
         self._cells[_HAS_PASS_SEED] = int(seed is not None)
@@ -161,10 +165,10 @@ class EpochCounter:
             ConfigError: There are more workers than slots.
         """
         process = _this_process()
-        self._slots[self._slots[:, _EPOCH] > epoch, _EPOCH] = epoch  # no other: those may be written now
+        self._slots[_EPOCH, self._slots[_EPOCH] > epoch] = epoch  # no other: those may be written now
         self._cells[_NEXT] = min(self._cells[_NEXT], epoch)
         self._keep_seed(seed)
-        self._write(process, self._number(process), _Begun(int(self._cells[_NOW]), epoch))
+        self._write(process, self._number(process), _Begun(self._cells.item(_NOW), epoch))
 
     def check_told(self, epoch: int) -> None:
         """Check that `set` has not told another epoch since the last pass began.
@@ -172,8 +176,8 @@ class EpochCounter:
         Raises:
             StateError: It has.
         """
-        if int(self._cells[_TOLD]) and self.latest() is None:
-            self._require(int(self._cells[_NEXT]), epoch)  # and no `peek`: another worker may begin its pass now
+        if self._cells.item(_TOLD) and self.latest() is None:
+            self._require(self._cells.item(_NEXT), epoch)  # and no `peek`: another worker may begin its pass now
 
     def _require(self, told: int, loaded: int) -> None:
         if told != loaded:
@@ -204,11 +208,11 @@ class EpochCounter:
         """When other workers of this one's loader began the pass of some number; None if they have not."""
         if not process.workers:
             return None
-        slots = self._slots.copy()
-        own = _Begun(int(slots[process.slot, _GENERATION]), int(slots[process.slot, _EPOCH]))
-        others = slots[(slots[:, _LOADER] == process.loader) & (slots[:, _WORKERS] == process.workers)]
+        own = _Begun(*(self._slots.item(cell, process.slot) for cell in (_GENERATION, _EPOCH)))
+        loaders, workers = self._slots[_LOADER], self._slots[_WORKERS]
+        others = np.flatnonzero((loaders == process.loader) & (workers == process.workers))
         found = set()
-        for _, _, theirs, generation, epoch, last_generation, last_epoch in others.tolist():
+        for _, _, theirs, generation, epoch, last_generation, last_epoch in self._slots.T[others].tolist():
             if theirs == number:
                 found.add(_Begun(generation, epoch))
             elif theirs == number + 1:
@@ -218,7 +222,9 @@ class EpochCounter:
         return max((begun for begun in found if begun > own), default=None)
 
     def _write(self, process: _Process, number: int, begun: _Begun) -> None:
-        slot = self._slots[process.slot]
+        if process.workers:
+            self._cells[_HAS_WORKERS] = 1
+        slot = self._slots[:, process.slot]
         last = slot[[_GENERATION, _EPOCH]].tolist() if int(slot[_LOADER]) == process.loader else (-1, -1)
         slot[_LOADER] = _WRITING
         row = [process.loader, process.workers, number, *begun, *last]

@@ -98,6 +98,11 @@ class Pipeline:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_probed": {}, "_lowered": {}}
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether batches are those of the records, whoever changes what: nothing transforms, and nothing collates."""
+        return self.collate_fn is None and getattr(self.steps_for, "steps", None) == ()
+
     def seeded_samples(self, indices: Indices, seed: int, epoch: int, keys: Keys = None) -> list[Any]:
         """Read samples one by one."""
         with preserved():

@@ -14,7 +14,7 @@ from lmdbpipe.checks import whole
 from lmdbpipe.contents import Contents
 from lmdbpipe.epochs import EpochCounter
 from lmdbpipe.errors import ConfigError, StateError
-from lmdbpipe.order import BaseOrder, OrderState, merge, resume
+from lmdbpipe.order import BaseOrder, Dealing, OrderState, merge, resume
 from lmdbpipe.pipeline import Pipeline, ReadOptions, StepsFor
 from lmdbpipe.stream import Pass, Plan, Progress, StreamOptions
 from lmdbpipe.world import Ranks, Workers
@@ -64,6 +64,9 @@ class StreamReader:
         self.epochs = EpochCounter()
         self._own: OrderState | None = None
         self._latest: tuple[int, Progress] | None = None
+        self._ordered: tuple[Any, BaseOrder] | None = None
+        self._dealt: tuple[Any, Dealing] | None = None
+        """The order and the dealing that were made last, and what for: made again, they would be the same."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_latest": None}
@@ -203,7 +206,10 @@ class StreamReader:
         self.epochs.set(epoch)
 
     def _order(self, epoch: int) -> BaseOrder:
-        return self.options.order(self.contents.length, self.contents.block, epoch)
+        key = self.options, self.contents.length, self.contents.block, epoch
+        if self._ordered is None or self._ordered[0] != key:
+            self._ordered = key, self.options.order(*key[1:])
+        return self._ordered[1]
 
     def _start(self, epoch: int, seed: int | None = None) -> OrderState:
         """The beginning of an epoch; with a seed of its own it is number 0."""
@@ -217,8 +223,14 @@ class StreamReader:
         state.restore(self._order(0), fingerprint=self.contents.fingerprint)
         return state
 
+    def _dealing(self, ranks: Ranks, workers: Workers) -> Dealing:
+        key = self.options, self.contents.length, ranks, workers
+        if self._dealt is None or self._dealt[0] != key:
+            self._dealt = key, self.options.dealing(*key[1:])
+        return self._dealt[1]
+
     def _resumed(self, state: OrderState, ranks: Ranks, workers: Workers) -> Plan:
-        dealing, first = resume(state, self.options.dealing(self.contents.length, ranks, workers))
+        dealing, first = resume(state, self._dealing(ranks, workers))
         return Plan(
             state=state,
             order=state.restore(self._order(state.epoch), fingerprint=self.contents.fingerprint),

@@ -119,6 +119,10 @@ class Records:
             first, last = (indices[0], indices[-1]) if is_run else (int(np.min(indices)), int(np.max(indices)))
             if first < 0 or last >= self._length:  # the map has no bounds of its own
                 raise OutOfRangeError(f"sample {first if first < 0 else last} does not exist: there are {len(self)}")
+        return self.gather(indices)
+
+    def gather(self, indices: Indices) -> Any:
+        """Read a batch as `batch` does, of samples that are known to exist."""
         leaves = [gather(indices) for gather in self._gathers]
         return leaves if self._is_flat else self.schema.structure.unflatten_batch(leaves)
 

@@ -191,6 +191,12 @@ def _items(pipeline: Pipeline, plan: Plan, with_mask: bool) -> Iterator[Any]:
     if plan.dealing.batch_size is None:
         yield from _samples(pipeline, plan, with_mask)
         return
+    options = pipeline.options
+    if pipeline.is_plain and options.num_threads == 0 and options.device is None and not with_mask and not travels():
+        gather = pipeline.records.gather  # in as little time as Python takes
+        for indices, _, _ in requests(pipeline, plan):
+            yield gather(indices)
+        return
     seed, epoch = plan.order.seed, plan.order.epoch
 
     def read(request: Request) -> Any:
@@ -198,7 +204,6 @@ def _items(pipeline: Pipeline, plan: Plan, with_mask: bool) -> Iterator[Any]:
         item = pipeline.batch(indices, seed, epoch, keys)
         return (item, torch.from_numpy(padding_mask(len(indices), repeats))) if with_mask else item
 
-    options = pipeline.options
     transfer = Transfer(options.torch_device)
     read_ahead = map_ahead(transfer.over(read), requests(pipeline, plan), pipeline.threads(options.num_threads))
     with contextlib.closing(read_ahead):
@@ -226,24 +231,23 @@ def requests(pipeline: Pipeline, plan: Plan) -> Iterator[Request]:
     size = dealing.batch_size or _RUN
     most = max(1, min(_AHEAD_BATCHES, _AHEAD_BYTES // (size * max(sample_bytes, 1) * dealing.num_workers)))
     count = max(1, most // _PIECES)
+    sizes = itertools.chain([most], itertools.repeat(count))
     run = dealing.consecutive(plan.first) if plan.selection is None and not plan.order.shuffle else None
     given: Iterator[Request]
     pieces: Iterator[Indices]
     if run is None:
         items = dealing.runs(plan.first, _RUN) if dealing.batch_size is None else dealing.batches(plan.first)
         given, coming = itertools.tee(_request(plan, item, len(records)) for item in items)
-        pieces = map(_together, iter(lambda: list(itertools.islice(coming, count)), []))
+        pieces = map(_together, iter(lambda: list(itertools.islice(coming, next(sizes))), []))
     else:  # in as little time as Python takes
         given = ((run[low : low + size], 0, None) for low in range(0, len(run), size))
-        pieces = (run[low : low + count * size] for low in range(0, len(run), count * size))
-    ahead = 0
+        bounds = itertools.chain([0], range(most * size, len(run), count * size), [len(run)])
+        pieces = (run[low:high] for low, high in itertools.pairwise(bounds) if low < high)
     with contextlib.closing(ReadAhead(records)) as read_ahead:
-        for piece in pieces:
+        for number, piece in enumerate(pieces):
             read_ahead.ask(piece)
-            ahead += count
-            if ahead > most:
-                yield from itertools.islice(given, ahead - most)
-                ahead = most
+            if number:  # the first one is all that lies ahead
+                yield from itertools.islice(given, count)
         yield from given
 
 

@@ -170,6 +170,19 @@ def test_what_is_there_is_not_asked_for(path: Path, kernel: Kernel) -> None:
     assert kernel.looks <= LENGTH // 8
 
 
+@pytest.mark.usefixtures("_at_once")
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_what_is_there_in_part(shuffle: bool, path: Path, kernel: Kernel) -> None:
+    """Where all is asked for at once, a hole is found, and only the 16 MiB on either side of it are asked for."""
+    hole = range(15, 18)
+    missing = set().union(*(range(step * STEP // PAGE, (step + 1) * STEP // PAGE) for step in hole))
+    kernel.cached.update(set(range(2 * STEPS * STEP // PAGE)) - missing)
+    next(runs(path, batch_size=40, shuffle=shuffle))
+    assert set(hole) <= set(kernel.asked)
+    assert len(kernel.asked) == 32
+    assert kernel.looks < 10
+
+
 def test_it_is_asked_for_in_a_thread(path: Path, kernel: Kernel) -> None:
     """Somebody else asks, while the caller goes on; nobody is left when the pass is over, or given up."""
     batches = runs(path, batch_size=8)

@@ -26,6 +26,8 @@ _ROWS_KEPT = 2**21
 """At most; where a leaf's sizes vary, 8 bytes each say where its rows lie."""
 STEP = 1024**2
 """Bytes of the file that the kernel is asked for at a time."""
+_LOOKED_AT = 16
+"""Steps of which the ends are looked at."""
 
 
 def chunk_key(chunk: int, column: int) -> bytes:
@@ -167,17 +169,21 @@ class Database:
         span = int((last - first).max()) + 1
         return np.unique(np.minimum(first[:, None] + np.arange(span), last[:, None]))
 
-    def missing(self, steps: Sequence[int]) -> Sequence[int]:
+    def missing(self, steps: Sequence[int]) -> list[int]:
         """Tell which of some steps of the file, at least one, are not in memory; all where the kernel cannot tell.
 
-        Only the ends are looked at where steps follow each other, and what lies between is taken to be as they are: to
-        look costs a system call, and a read of a page that is not there.
+        Where steps follow each other, some of them are looked at, and what lies between two is taken to be as they are:
+        to look costs a system call, and a read of a page that is not there.
         """
         descriptor = self._open().descriptor(self.path)
-        if steps[-1] - steps[0] < len(steps):
-            whole = _is_cached(descriptor, steps[-1] * STEP) and _is_cached(descriptor, steps[0] * STEP)
-            return () if whole else steps
-        return [step for step in steps if not _is_cached(descriptor, step * STEP)]
+        size = _LOOKED_AT if steps[-1] - steps[0] < len(steps) else 1
+        found: list[int] = []
+        for first in range(0, len(steps), size):
+            some = steps[first : first + size]
+            ends = (some[-1], some[0]) if len(some) > 1 else (some[0],)
+            if not all(_is_cached(descriptor, step * STEP) for step in ends):
+                found += some
+        return found
 
     def advise(self, steps: Sequence[int]) -> None:
         """Ask the kernel to bring in steps of the file, on a system that has ``posix_fadvise``.

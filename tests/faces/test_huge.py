@@ -33,7 +33,7 @@ class Keyspace:
         """There is nothing to read ahead."""
         return ()
 
-    def batch(self, indices: Any) -> torch.Tensor:
+    def gather(self, indices: Any) -> torch.Tensor:
         """The numbers, int64 ``[n]``."""
         return torch.as_tensor(np.asarray(indices))
 
