@@ -17,7 +17,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from lmdbpipe.modes import image_of, pixels_of
-from lmdbpipe.transforms import editing, edits, lower
+from lmdbpipe.transforms import editing, edits, lower, tone
 from lmdbpipe.transforms.edits import colour, edit
 from lmdbpipe.transforms.operations import MAPS, Edit, Maps, Operation, by_pil, make_edit
 from lmdbpipe.transforms.step import Spec
@@ -45,7 +45,7 @@ EXTENTS = st.one_of(st.integers(1, 40), st.sampled_from([1, 2, 3, 64, 65]))
 @pytest.fixture
 def fresh_kernel() -> Iterator[None]:
     """Let Pillow be tried, and numba be looked for, anew: now and after the test."""
-    with cleared(edits._kernel, edits.known):
+    with cleared(edits._kernel, edits.known, tone._compiled):
         yield
 
 
