@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lmdbpipe.transforms import streams
 from lmdbpipe.transforms.arithmetic import LEVELS, Arithmetic, Bits, bits_of, compute
 from lmdbpipe.transforms.gather import Source, Store, source_dtype, store_of
 from lmdbpipe.transforms.jit import jit
@@ -126,11 +127,12 @@ def _formulas(operations: Sequence[Arithmetic], channels: int) -> Formulas:
 
 @cache
 def prepare() -> None:
-    """Let numba load or compile, where it is installed, what bytes move and become floats with."""
+    """Let numba load or compile, where it is installed, what bytes move and become floats with, and what draws."""
     image = RawImages(np.zeros(LEVELS, np.uint8), np.zeros(1, np.int64), (1, LEVELS), "L")
     windows, floats = Windows.full(1, (1, LEVELS)), torch.empty(1, 1, 1, LEVELS)
     compute_bytes(image, windows, (Arithmetic("to", torch.float32),), floats)
     compute_bytes(image, windows, (), floats.to(torch.uint8))
+    streams.prepare()
 
 
 @cache

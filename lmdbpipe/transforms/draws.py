@@ -75,7 +75,7 @@ class CounterDraws:
             raise ConfigError(f"seed is {seed} and epoch is {epoch}; both must be at least 0")
         self.seed = seed
         self.epoch = epoch
-        self.indices = np.asarray(indices, np.int64)
+        self.indices = np.ascontiguousarray(indices, np.int64)
         self._keys = keys(seed, epoch, self.indices, stream)
 
     def __repr__(self) -> str:

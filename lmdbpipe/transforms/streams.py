@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -94,6 +95,8 @@ def torch_words(count: int) -> Words:
     return words
 
 
+_COMPILED: list[Any] = []
+"""The module `lmdbpipe.transforms.mixing`, once `prepare` was called where numba is."""
 _MIXING = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SHIFTS = np.array([30, 27, 31, 32], np.uint64)
 _MULTIPLIERS = np.array(_MIXING, np.uint64)
@@ -120,6 +123,9 @@ def keys(seed: int, epoch: int, indices: NDArray[np.int64], stream: int = 0) -> 
     key = seed * _GOLDEN & _MASK
     for part in (seed >> 64, epoch, stream) if stream else (seed >> 64, epoch):
         key = _mix_one(key + (part + 1) * 0xD1342543DE82EF95 & _MASK)
+    if _COMPILED:
+        own: NDArray[np.uint64] = _COMPILED[0].keys_of(indices, np.uint64(key))
+        return own
     mixed = _mix(indices.astype(np.uint64) ^ np.uint64(key))
     mixed += np.uint64(key)
     return _mix(mixed)
@@ -127,6 +133,19 @@ def keys(seed: int, epoch: int, indices: NDArray[np.int64], stream: int = 0) -> 
 
 def counter_words(keys: NDArray[np.uint64], first: int, count: int) -> Words:
     """Give words ``first`` to ``first + count`` of each key's stream: uint32 [n, count]."""
+    if _COMPILED:
+        compiled: Words = _COMPILED[0].words_of(keys, first, count)
+        return compiled
     counters = np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     words: Words = (_mix(keys[:, None] + counters) >> _SHIFTS[3]).astype(np.uint32)
     return words
+
+
+def prepare() -> None:
+    """Let numba load or compile, where it is installed, what keys and words are made with from now on."""
+    if not _COMPILED:
+        with suppress(ImportError):
+            from lmdbpipe.transforms import mixing  # noqa: PLC0415 it needs numba
+
+            mixing.words_of(mixing.keys_of(np.zeros(1, np.int64), np.uint64(0)), 0, 1)
+            _COMPILED.append(mixing)

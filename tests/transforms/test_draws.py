@@ -17,6 +17,7 @@ from lmdbpipe.errors import ConfigError
 from lmdbpipe.transforms import CounterDraws, ReplayDraws, lower, streams
 from lmdbpipe.transforms.step import Spec
 from lmdbpipe.transforms.table import TABLE
+from tests.helpers import same
 from tests.transforms.examples import EXAMPLES
 from tests.transforms.helpers import assert_same, lowered_tensor, make_images, outcome, pack, seed_all, states
 
@@ -275,6 +276,24 @@ def test_counter_is_pinned() -> None:
 
 def _noise(x: Tensor) -> Tensor:
     return x + torch.rand(1) + random.random() + float(np.random.rand())
+
+
+def test_compiled_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What numba compiles gives the same keys and words as NumPy, of the same dtypes and shapes."""
+    pytest.importorskip("numba")
+    bits = random.Random(5).getrandbits
+    cases = [(bits(2 * k + 1), bits(k + 1), k % 3, k % 7) for k in range(64)]
+    indices = np.array([*range(9), *(bits(62) for _ in range(50))])
+
+    def drawn() -> list[Any]:
+        keys = [streams.keys(seed, epoch, indices, stream) for seed, epoch, stream, _ in cases]
+        return keys + [streams.counter_words(key, 3 * case[3], case[3]) for key, case in zip(keys, cases, strict=True)]
+
+    monkeypatch.setattr(streams, "_COMPILED", [])
+    plain = drawn()
+    streams.prepare()
+    assert streams._COMPILED
+    assert same(drawn(), plain)
 
 
 def test_own_code_draws_by_sample() -> None:
