@@ -123,9 +123,10 @@ class DenseLeaf:
         """Copy rows from anywhere, as bytes of their number: NumPy is quicker than torch to begin."""
         addresses = self.addresses(indices)
         base, memory = self.database.memory()
-        if self._windows[0] is not memory:
-            self._windows = memory, _windows(memory, self.row_bytes)
-        return _pick(memory, self._windows[1], addresses - base, self.row_bytes)
+        windows = self._windows
+        if windows[0] is not memory:
+            windows = self._windows = memory, _windows(memory, self.row_bytes)
+        return _pick(memory, windows[1], addresses - base, self.row_bytes)
 
     def _fill(self, out: torch.Tensor, indices: Indices) -> torch.Tensor:
         """Copy rows into memory of their shape; torch shares such work among its threads."""

@@ -145,10 +145,13 @@ class Database:
         """
         self._open()
         if self._memory is None:
-            any_address = next(int(table.max()) for table in self._addresses.values() if table.max() > 0)
-            base = any_address - self.manifest.totals["file_bytes"]
-            size = 2 * self.manifest.totals["file_bytes"]
-            self._memory = base, np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(base))
+            with environment.lock():  # threads that are first at once would see it from different addresses
+                if self._memory is None:
+                    tables = list(self._addresses.values())  # another thread may add one
+                    any_address = next(int(table.max()) for table in tables if table.max() > 0)
+                    base = any_address - self.manifest.totals["file_bytes"]
+                    size = 2 * self.manifest.totals["file_bytes"]
+                    self._memory = base, np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(base))
         return self._memory
 
     def steps(self, chunks: npt.NDArray[np.int64] | range) -> npt.NDArray[np.int64] | range:
@@ -218,10 +221,11 @@ class Database:
         return size == self.manifest.chunk_rows(chunk) * column.row_bytes
 
     def _table(self, index: int) -> npt.NDArray[np.int64]:
-        """What is known of a column's addresses, by chunk; -1 where nothing is."""
-        if index not in self._addresses:
-            self._addresses[index] = np.full(self.manifest.num_chunks, -1, np.int64)
-        return self._addresses[index]
+        """What is known of a column's addresses, by chunk; -1 where nothing is. All threads have the same."""
+        table = self._addresses.get(index)
+        if table is None:
+            table = self._addresses.setdefault(index, np.full(self.manifest.num_chunks, -1, np.int64))
+        return table
 
     def _find(self, chunk: int, index: int, column: Column) -> int:
         """Look up one address, and remember it."""

@@ -239,6 +239,21 @@ def test_threads_share_a_reader(access: Any, path: Path) -> None:
     database.close()
 
 
+def test_threads_find_the_same_places(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that are the first to look for a column's chunks put what they find into one table."""
+    database, full = Database(path), np.full
+    tables: list[Any] = []
+
+    def interrupted(*arguments: Any) -> Any:
+        if not tables:
+            tables.append(None)
+            tables.append(database._table(0))  # by another thread, while this one waits
+        return full(*arguments)
+
+    monkeypatch.setattr(np, "full", interrupted)
+    assert database._table(0) is tables[1]
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(keys=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 7)), max_size=30))
 def test_get_and_cursor_read_the_same(keys: list[tuple[int, int]], original: Path) -> None:
