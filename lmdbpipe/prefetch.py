@@ -17,7 +17,9 @@ def map_ahead(
 ) -> Generator[Result, None, None]:
     """Apply a function to items in threads, and give the results in the order of the items.
 
-    Items are taken in the caller's thread. Threads end with the iterator; an error is raised where its result would be.
+    Items are taken in the caller's thread. An error is raised where its result would be. Threads end with the iterator;
+    where it is given up, after what they are at: it may be a garbage collection that closes it, in one of them or while
+    they wait for the thread that it runs in, so nobody waits.
 
     Args:
         function: What to do; it must be safe to call in several threads at once.
@@ -30,6 +32,7 @@ def map_ahead(
         return
     rest = iter(items)
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="lmdbpipe")
+    ended = False
     try:
         first = itertools.islice(rest, num_threads + 1 if ahead is None else ahead)
         waiting: collections.deque[Future[Result]] = collections.deque(pool.submit(function, item) for item in first)
@@ -37,5 +40,6 @@ def map_ahead(
             result = waiting.popleft().result()
             waiting.extend(pool.submit(function, item) for item in itertools.islice(rest, 1))
             yield result
+        ended = True
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=ended, cancel_futures=True)

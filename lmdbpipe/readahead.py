@@ -54,9 +54,9 @@ class ReadAhead:
                 self._advise(database, missing)
 
     def close(self) -> None:
-        """Forget what the kernel was not asked for yet, and end the thread."""
+        """Forget what the kernel was not asked for yet, and let the thread end; nobody waits, as in `map_ahead`."""
         if self._thread is not None:
-            self._thread.shutdown(wait=True, cancel_futures=True)
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _further(self, number: int, steps: range) -> range:
         """Take what of some steps the run so far does not hold, and go on with it, or with another run."""

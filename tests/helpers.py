@@ -204,6 +204,14 @@ def change(path: str | Path, name: bytes, key: bytes, value: bytes | None) -> No
             txn.delete(key) if value is None else txn.put(key, value)
 
 
+def comes_true(condition: Callable[[], bool]) -> bool:
+    """Whether something becomes true; given up after a minute."""
+    deadline = time.monotonic() + 60
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return found
+
+
 def files(folder: Path) -> list[str]:
     """The names of what lies in a folder."""
     return sorted(entry.name for entry in folder.iterdir())

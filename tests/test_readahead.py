@@ -21,7 +21,7 @@ from lmdbpipe.readahead import ReadAhead
 from lmdbpipe.store import STEP
 from lmdbpipe.stream import Request, requests
 from lmdbpipe.world import Ranks, Workers
-from tests.helpers import Listed
+from tests.helpers import Listed, comes_true
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be asked")
 
@@ -191,7 +191,25 @@ def test_it_is_asked_for_in_a_thread(path: Path, kernel: Kernel) -> None:
     batches.close()
     assert kernel.asked
     assert kernel.told != threading.get_ident()
-    assert threading.active_count() == before
+    assert comes_true(lambda: threading.active_count() <= before)
+
+
+def test_closing_waits_for_no_disk(path: Path, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass that is given up ends, whatever the thread is at."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def advise(descriptor: int, offset: int, length: int, advice: int) -> None:
+        if advice == os.POSIX_FADV_WILLNEED:
+            asked.set()
+            go_on.wait(60)
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    batches = runs(path, batch_size=8)
+    next(batches)
+    assert asked.wait(60)
+    batches.close()
+    assert not go_on.is_set()
+    go_on.set()
 
 
 def test_systems_that_cannot_be_asked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
