@@ -37,8 +37,8 @@ _HELD = 4
 """How many slots of a worker's ring the main process may hold; it copies what comes beyond."""
 _FLAGS = mmap.PAGESIZE
 """Bytes before the first slot. Each of the first says whether the main process has the slot of that number."""
-_KNOWN = _SLOTS
-"""The byte that says whether the main process knows the ring."""
+_KNOWN, _RETIRED = _SLOTS, _SLOTS + 1
+"""The bytes that say whether the main process knows the ring, and whether it wants another one in its place."""
 
 
 class SharedTensor(torch.Tensor):
@@ -112,19 +112,29 @@ class _Ring:
 
 
 class _Received(NamedTuple):
-    """In the main process: a worker's ring, and the slots that somebody here holds."""
+    """In the main process: a worker's ring, the slots that somebody here holds, and those that a fork may hold, too."""
 
     process: int
     arena: Arena
     held: set[int]
+    forked: set[int]
 
     def give_back(self, number: int) -> None:
-        """Let the worker have a slot again; what a fork of this process drops, this one may still hold."""
-        if self.process == os.getpid():
-            self.held.discard(number)
+        """Let the worker have a slot again.
+
+        But what a fork of this process drops, this one may still hold; and what this one drops, a fork: such slots are
+        never used again, and a ring of many of them is given up.
+        """
+        if self.process != os.getpid():
+            return
+        self.held.discard(number)
+        if number not in self.forked:
             self.arena.bytes[number] = 0
+        elif len(self.forked) >= _HELD:
+            self.arena.bytes[_RETIRED] = 1
 
 
+_making = threading.Lock()
 _rings: dict[int, _Ring] = {}
 """In a worker: its rings, by the size of their slots."""
 _lent: dict[int, tuple[_Ring, int]] = {}
@@ -136,10 +146,13 @@ _received: dict[tuple[int, int], _Received] = {}
 def _ring(nbytes: int) -> _Ring:
     """The ring of this process for tensors of so many bytes."""
     size = 1 << (nbytes - 1).bit_length()  # pages of a slot that are never written take no memory
-    ring = _rings.get(size)
-    if ring is None or ring.key[0] != os.getpid():  # or it was inherited by a fork
-        ring = _rings[size] = _Ring(size)
-    return ring
+    with _making:
+        ring = _rings.get(size)
+        if ring is None or ring.key[0] != os.getpid() or ring.arena.bytes[_RETIRED]:  # or it was inherited by a fork
+            for address in [address for address, (lender, _) in list(_lent.items()) if lender is ring]:
+                del _lent[address]  # what is not sent yet is copied
+            ring = _rings[size] = _Ring(size)
+        return ring
 
 
 def lend(nbytes: int) -> Bytes | None:
@@ -201,8 +214,11 @@ def _formed(data: torch.Tensor, form: _Form) -> torch.Tensor:
 def _rebuild(key: tuple[int, int], number: int, arena: Arena | None, start: int, form: _Form) -> torch.Tensor:
     """Give a tensor over its slot; a copy where many slots of a worker are held here, so that some are left to it."""
     if arena is not None and key not in _received:
+        for known, other in list(_received.items()):  # in place of a ring that was given up
+            if known[0] == key[0] and len(other.arena.bytes) == len(arena.bytes):
+                del _received[known]
         _forget_with_worker(key)
-        _received[key] = _Received(os.getpid(), arena, set())
+        _received[key] = _Received(os.getpid(), arena, set(), set())
         arena.bytes[_KNOWN] = 1
     received = _received[key]
     many = len(received.held) >= _HELD
@@ -224,6 +240,12 @@ def _is_dense(tensor: torch.Tensor) -> bool:
     return True
 
 
+def _before_fork() -> None:
+    """Remember what the child holds, too."""
+    for received in list(_received.values()):
+        received.forked.update(received.held)
+
+
 def _forget_with_worker(key: tuple[int, int]) -> None:
     """Let go of a ring when the object of the worker's process goes, which the loader's iterator has."""
     for process in multiprocessing.active_children():
@@ -232,3 +254,5 @@ def _forget_with_worker(key: tuple[int, int]) -> None:
 
 
 ForkingPickler.register(SharedTensor, _reduce)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork)

@@ -152,6 +152,43 @@ def test_a_fork_gives_nothing_back(worker: None) -> None:
     assert int(arrived.max()) == 1
 
 
+def test_what_a_fork_has_is_not_used_again(worker: None) -> None:
+    """A child that inherited a batch sees it unchanged, whatever the parent goes on with."""
+    context: Any = multiprocessing.get_context("fork")
+    go_on, (here, there) = context.Event(), context.Pipe()
+
+    def look(tensor: torch.Tensor) -> None:
+        go_on.wait(60)
+        there.send(set(tensor.tolist()))
+
+    _, arrived = travel(lent_tensor(1))
+    process = context.Process(target=look, args=(arrived,))
+    process.start()
+    del arrived
+    for value in range(2, 20):
+        travel(lent_tensor(value))
+    go_on.set()
+    assert here.recv() == {1}
+    process.join()
+
+
+def test_forks_do_not_use_up_a_ring(worker: None) -> None:
+    """Where forks have many slots of a ring, another one takes its place, and nothing refers to it any more."""
+    first, rings = travel(lent_tensor(0))[1], set()
+    for value in range(1, 20):
+        number, arrived = travel(lent_tensor(value))
+        ring._before_fork()
+        (received,) = ring._received.values()
+        rings.add(id(received.arena))
+        assert int(arrived.min()) == int(arrived.max()) == value
+        del arrived
+    assert len(ring._received) == len(ring._rings) == 1
+    assert len({lender for lender, _ in ring._lent.values()}) == 1
+    assert len(rings) > 3
+    assert not first.any()
+    assert number < 8
+
+
 def test_who_holds_many_gets_copies(worker: None) -> None:
     """The main process holds four slots of a worker at most, so that the worker is never without."""
     arrived = [travel(lent_tensor(value))[1] for value in range(20)]
