@@ -8,6 +8,10 @@ loader took its n-th pass for; the first of them takes the epoch after the last.
 workers arrive, without a lock, also where one still begins a pass that was abandoned while another begins the next, or
 after the next epoch was told: what was begun before that belongs to another generation.
 
+The processes that count together are the one that made the counter, or got a copy of it, and the workers of its
+loaders. Another process that was given it, a rank that was forked or spawned, counts on by itself from there, with its
+own workers.
+
 Loaders are told apart by the seeds that they draw, and slots by the seeds of workers, so that two loaders may read at
 once. A loader may draw a seed again; its workers then find the epoch of the earlier pass in their own slots, too.
 
@@ -18,9 +22,11 @@ to one epoch, so it is used once; its seed holds from then on.
 from __future__ import annotations
 
 import os
+import weakref
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import get_worker_info
 
@@ -61,20 +67,24 @@ class EpochCounter:
     """Counts passes. Copies that travel to worker processes count together; other copies count on by themselves."""
 
     def __init__(self) -> None:
-        self.__setstate__(torch.full((_CELLS + _SLOTS * _SLOT_CELLS + _STATE_BYTES // 8,), -1, dtype=torch.int64))
-        self._cells[:] = 0
-        self._cells[_LOADED] = -1
+        numbers = np.full(_CELLS + _SLOTS * _SLOT_CELLS + _STATE_BYTES // 8, -1, np.int64)
+        numbers[:_CELLS] = 0
+        numbers[_LOADED] = -1
+        self.__setstate__((_shared(numbers), os.getpid()))
 
-    def __getstate__(self) -> torch.Tensor:
-        return self._memory
+    def __getstate__(self) -> tuple[torch.Tensor, int]:
+        self._become_own()
+        return self._memory, self._owner
 
-    def __setstate__(self, memory: torch.Tensor) -> None:
+    def __setstate__(self, state: tuple[torch.Tensor, int]) -> None:
+        memory, self._owner = state
         self._memory: torch.Tensor = memory.share_memory_()  # type: ignore[no-untyped-call]
         numbers = self._memory.numpy()  # quicker than torch here
-        self._cells, slots, state = np.split(numbers, [_CELLS, _CELLS + _SLOTS * _SLOT_CELLS])
-        self._slots, self._state = slots.reshape(_SLOT_CELLS, _SLOTS), state.view(np.uint8)
+        self._all_cells, slots, told = np.split(numbers, [_CELLS, _CELLS + _SLOTS * _SLOT_CELLS])
+        self._slots, self._state = slots.reshape(_SLOT_CELLS, _SLOTS), told.view(np.uint8)
         self._numbers: dict[tuple[int, _Process], int] = {}
         """How many passes this process has begun, as one of a loader's workers."""
+        _counters.add(self)
 
     def set(self, epoch: int) -> None:
         """Make `epoch` the next one to begin.
@@ -165,8 +175,8 @@ class EpochCounter:
             ConfigError: There are more workers than slots.
         """
         process = _this_process()
-        self._slots[_EPOCH, self._slots[_EPOCH] > epoch] = epoch  # no other: those may be written now
         self._cells[_NEXT] = min(self._cells[_NEXT], epoch)
+        self._slots[_EPOCH, self._slots[_EPOCH] > epoch] = epoch  # no other: those may be written now
         self._keep_seed(seed)
         self._write(process, self._number(process), _Begun(self._cells.item(_NOW), epoch))
 
@@ -178,6 +188,16 @@ class EpochCounter:
         """
         if self._cells.item(_TOLD) and self.latest() is None:
             self._require(self._cells.item(_NEXT), epoch)  # and no `peek`: another worker may begin its pass now
+
+    @property
+    def _cells(self) -> npt.NDArray[np.int64]:
+        self._become_own()
+        return self._all_cells
+
+    def _become_own(self) -> None:
+        """Count in memory of its own from now on, if it is another process's and this is none of its workers."""
+        if self._owner != os.getpid() and get_worker_info() is None:
+            self.__setstate__((_shared(self._memory.numpy()), os.getpid()))
 
     def _require(self, told: int, loaded: int) -> None:
         if told != loaded:
@@ -230,6 +250,27 @@ class EpochCounter:
         row = [process.loader, process.workers, number, *begun, *last]
         slot[_WORKERS:] = row[_WORKERS:]
         slot[_LOADER] = process.loader
+
+
+_counters: weakref.WeakSet[EpochCounter] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    """Let the workers of a loader count with the process that forks them, not with the one that this was given from."""
+    for counter in list(_counters):
+        counter._become_own()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork)
+
+
+def _shared(numbers: npt.NDArray[np.int64]) -> torch.Tensor:
+    """Copy numbers into shared memory; not by torch, which may do it in threads that a fork has not got."""
+    storage = torch.UntypedStorage._new_shared(numbers.nbytes)  # type: ignore[no-untyped-call]
+    memory = torch.empty(0, dtype=torch.int64).set_(storage)
+    memory.numpy()[:] = numbers
+    return memory
 
 
 def _signed(seed: int) -> int:

@@ -200,21 +200,29 @@ def test_a_counter_takes_one_descriptor() -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + len(counters)
 
 
-def _begin(counter: EpochCounter, results: Any) -> None:
-    results.send(counter.begin())
+def _be_a_rank(counter: EpochCounter, at_once: bool, results: Any) -> None:
+    dataset = Passes()
+    dataset.epochs = counter
+    first = [counter.begin()] if at_once else []
+    results.send(first + [epoch for _ in range(3) for epoch in sorted(read(loader(dataset, 2)))])
 
 
-def test_other_processes_count_with_it() -> None:
-    """A process that is no worker, but was given the counter, counts in the same memory."""
-    context: Any = multiprocessing.get_context("fork")
-    here, there = context.Pipe()
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_ranks_count_by_themselves(method: str, at_once: bool) -> None:
+    """Processes that were given one counter go on from it, each with its own workers, whether it used it before."""
+    context: Any = multiprocessing.get_context(method)
     counter = EpochCounter()
-    for epoch in range(3):
-        process = context.Process(target=_begin, args=(counter, there))
-        process.start()
-        assert here.recv() == epoch
-        process.join()
-    assert counter.begin() == 3
+    assert counter.begin() == 0
+    pipes = [context.Pipe() for _ in range(2)]
+    ranks = [context.Process(target=_be_a_rank, args=(counter, at_once, there)) for _, there in pipes]
+    for rank in ranks:
+        rank.start()
+    counts = [1, 2, 3, 4] if at_once else [1, 2, 3]
+    assert [here.recv() for here, _ in pipes] == [counts] * 2
+    for rank in ranks:
+        rank.join()
+    assert counter.begin() == 1
 
 
 def _meet(counter: EpochCounter, barrier: Any, rounds: int, worker: int, results: Any) -> None:
