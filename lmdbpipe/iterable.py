@@ -91,8 +91,8 @@ class LMDBIterableDataset(IterableDataset[Any]):
         exact: Give torchvision's bits in all steps; if not, resizing may differ where that is faster
             (`lmdbpipe.transforms` says by how much).
         num_threads: Threads that read and transform batches ahead, in each process that iterates; 0 works when the next
-            batch is asked for, and so does every number, with a warning, where steps without a batched form draw from
-            the global generators, which threads would share with the caller. With a `batch_size` only.
+            batch is asked for, and so does every number, with a warning, where something has no batched form: the
+            global generators are seeded for it, which threads would share with the caller. With a `batch_size` only.
         device: Where batches go: ``"cuda"``, ``"cuda:1"``, ``"cpu"``, a `torch.device`. Bytes go to a GPU from pinned
             memory, one batch ahead, and batched steps that no other step follows compute there. With a `batch_size`
             only; a GPU not in worker processes (use `num_threads`), and without a loader's ``pin_memory``.

@@ -47,7 +47,7 @@ class LMDBNode(BaseNode[Any]):  # type: ignore[misc]
         path_or_dataset: A path, a pattern, a `Part`, a list of these, or an `LMDBDataset`; or an `LMDBIterableDataset`,
             whose options then hold.
         num_threads: Threads that read batches and transform them, through torchdata's ``ParallelMapper``. 0 reads when
-            the next batch is asked for; so does every number where steps draw as `LMDBIterableDataset` says.
+            the next batch is asked for; so does every number where `LMDBIterableDataset` says that none can.
         prefetch: Batches that wait ready, through torchdata's ``Prefetcher``; on a GPU at least one does.
         options: As `LMDBIterableDataset` takes them.
 

@@ -26,7 +26,7 @@ from lmdbpipe.collate import collate
 from lmdbpipe.device import Device, find_device
 from lmdbpipe.records import Indices, Records, as_list
 from lmdbpipe.ring import travels
-from lmdbpipe.seeding import generator_states, preserved, seed_all
+from lmdbpipe.seeding import preserved, seed_all
 from lmdbpipe.structure import Path, get
 from lmdbpipe.transforms import CounterDraws, Draws, Lowered, Tuples, lower
 from lmdbpipe.wrapped import Step, Transform, apply, touched
@@ -105,12 +105,16 @@ class Pipeline:
 
     def seeded_samples(self, indices: Indices, seed: int, epoch: int, keys: Keys = None) -> list[Any]:
         """Read samples one by one."""
-        with preserved():
-            samples = []
+        samples = []
+        with contextlib.ExitStack() as generators:
+            untaken = True
             for index, key in zip(as_list(indices), as_list(indices if keys is None else keys), strict=True):
                 steps = self.steps_for(index)
                 sample = self.records.sample(index, touched(steps))
                 if steps:
+                    if untaken:
+                        generators.enter_context(preserved())
+                        untaken = False
                     seed_all(seed, epoch, key)
                     sample = apply(steps, sample)
                 samples.append(sample)
@@ -142,29 +146,36 @@ class Pipeline:
     def threads(self, wanted: int) -> int:
         """How many threads may read: none, with a warning, if they shared the global generators with the caller.
 
-        That is so if what has no batched form draws from these, as is seen for the first sample; but not in a loader's
+        That is so if something has no batched form, as is seen for a few samples: it may draw from these, so they are
+        seeded before and put back afterwards, and what the caller draws in between would be lost. But not in a loader's
         worker, where nobody else draws.
         """
-        alone = travels() or not len(self.records)
-        if not wanted or alone or not self._draws_globally(self.steps_for(0)):
+        if not wanted or travels() or not len(self.records):
+            return wanted
+        last = len(self.records) - 1
+        some = (0,) if getattr(self.steps_for, "uniform", False) else (0, last // 2, last)
+        if not any(self._takes_generators(self.steps_for(index), index) for index in some):
             return wanted
         warnings.warn(
-            "no threads read ahead: a step without a batched form draws from the global random generators, which they "
-            "would share with this one. Use worker processes, or num_threads=0",
+            "no threads read ahead: a step without a batched form may draw from the global random generators, which "
+            "they would share with this one. Use worker processes, or num_threads=0",
             stacklevel=2,
         )
         return 0
 
-    def _draws_globally(self, steps: Steps) -> bool:
-        """Whether what is done to the first sample by itself draws from the global generators."""
+    def _takes_generators(self, steps: Steps, index: int) -> bool:
+        """Whether what is done to a sample seeds the global generators; looks at sizes that threads would ask for."""
+        if not steps:
+            return False
+        structure, codecs = self.records.schema.structure, self.records.schema.codecs
         chains = self.chains(steps) if self.options.lower and self.collate_fn is None else None
-        sample = self.records.sample(0, touched(steps))
+        if chains is None or not all(isinstance(codecs[structure.paths.index(path)], ImageCodec) for path in chains):
+            return True
+        sample = self.records.sample(index, touched(steps))
         with preserved(), contextlib.suppress(Exception):  # which is raised where the sample is read
-            if chains is None:
-                before = generator_states()
-                apply(steps, sample)
-                return generator_states() != before
-            return any(self._lower(chain).draws_globally(get(sample, path)) for path, chain in chains.items())
+            if any(self._lower(chain).takes_generators(get(sample, path)) for path, chain in chains.items()):
+                return True
+            self._probes(steps)
         return False
 
     def lowered_images(self, leaf: int, chain: Sequence[Transform], indices: Indices, draws: Draws) -> Any:

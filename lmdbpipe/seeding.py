@@ -7,7 +7,6 @@ import os
 import random
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,13 +30,6 @@ def seed_all(*key: int) -> None:
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     random.seed(seed)
-
-
-def generator_states() -> tuple[Any, ...]:
-    """Where the generators of torch (CPU), NumPy and ``random`` stand; equal as long as nobody draws."""
-    numpy: Any = np.random.get_state()
-    torch_state = torch.default_generator.get_state().numpy().tobytes()
-    return torch_state, numpy[1].tobytes(), numpy[2:], random.getstate()
 
 
 @contextlib.contextmanager

@@ -379,16 +379,18 @@ def test_neighbours_with_other_transforms_change_nothing(batch_size: int, tmp_pa
     ("transform", "target", "draws"),
     [
         (AUGMENT, None, False),
-        (v1.Compose([v1.RandomCrop(8), v1.ToTensor(), torch.neg]), None, False),
+        (v1.Compose([v1.RandomCrop(8), v1.ToTensor(), torch.neg]), None, True),
+        (v1.Compose([v1.ToTensor(), v1.RandomCrop(8, padding=-1)]), None, True),
+        (v1.Compose([v1.ToTensor(), v1.Pad(-1)]), None, False),
         (jitter, None, True),
         (v1.Compose([v1.RandomPerspective(), v1.ToTensor()]), None, True),
         (v1.ToTensor(), noisy_label, True),
-        (v1.ToTensor(), abs, False),
+        (v1.ToTensor(), abs, True),
         (v1.RandomCrop(99), None, False),
     ],
 )
 def test_threads_do_not_share_generators(transform: Any, target: Any, draws: bool, equal_sizes: Records) -> None:
-    """No threads read where they would draw from the caller's generators; what is batched draws from none."""
+    """No threads read where they would seed the caller's generators; what is batched, or never draws, does not."""
     read, before = pipeline(equal_sizes, transform, target), generator_words()
     with pytest.warns(UserWarning, match="no threads read") if draws else nullcontext():
         assert read.threads(3) == (0 if draws else 3)
@@ -403,11 +405,19 @@ def test_threads_of_workers(equal_sizes: Records, monkeypatch: pytest.MonkeyPatc
 
 
 def test_threads_without_lowering(equal_sizes: Records) -> None:
-    """What is applied a sample at a time draws from the global generators, whatever it is."""
-    with pytest.warns(UserWarning, match="no threads read"):
-        assert pipeline(equal_sizes, AUGMENT, lower=False).threads(2) == 0
-    assert pipeline(equal_sizes, v1.ToTensor(), lower=False).threads(2) == 2
+    """What is applied a sample at a time is given the global generators, whatever it is."""
+    for transform in (AUGMENT, v1.ToTensor()):
+        with pytest.warns(UserWarning, match="no threads read"):
+            assert pipeline(equal_sizes, transform, lower=False).threads(2) == 0
     assert pipeline(equal_sizes, None).threads(2) == 2
+
+
+def test_what_is_not_transformed_takes_no_generators(equal_sizes: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that only read and collate leave the caller's generators alone."""
+    read = pipeline(equal_sizes, None, collate_fn=len)
+    assert read.threads(2) == 2
+    monkeypatch.setattr("lmdbpipe.pipeline.preserved", None)
+    assert read.batch(range(5), 0, 0) == 5
 
 
 def test_draws_of_the_caller_stay_its_own(tmp_path: Path) -> None:

@@ -50,8 +50,9 @@ def test_threads_and_workers_give_the_same_batches(num_threads: int, num_workers
         assert_equal(list(alone), list(loader))
 
 
-def test_a_thread_that_fails_says_so_in_place(path: Path) -> None:
+def test_a_thread_that_fails_says_so_in_place(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The transform's own error comes where its batch would, and the iterator ends cleanly."""
+    monkeypatch.setattr("lmdbpipe.pipeline.Pipeline._takes_generators", lambda *_: False)  # a step that draws nothing
     count = iter(range(1000))
 
     def breaks(image: Any) -> torch.Tensor:

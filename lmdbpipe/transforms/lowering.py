@@ -13,7 +13,6 @@ from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
 from lmdbpipe.errors import TransformError
-from lmdbpipe.seeding import generator_states
 from lmdbpipe.transforms.compose import Container
 from lmdbpipe.transforms.draws import Draws, ReplayDraws
 from lmdbpipe.transforms.groups import Images, collect
@@ -80,15 +79,17 @@ class Lowered:
         for step in self.steps:
             step.prepare()
 
-    def draws_globally(self, sample: Any) -> bool:
-        """Whether steps that have no batched form for an image draw from the global generators, from which it draws."""
+    def takes_generators(self, sample: Any) -> bool:
+        """Whether steps that have no batched form for an image may draw from the global generators.
+
+        Those are seeded for them. The image goes through all steps, and what is batched draws from the generators here.
+        """
         for step in self.steps:
             spec = spec_of(sample)
-            before = generator_states()
-            sample = step.t(sample)
             is_batched = spec.kind != "object" and not isinstance(step.infer(spec), str)
-            if not is_batched and generator_states() != before:
+            if step.draws and not is_batched:
                 return True
+            sample = step.t(sample)
         return False
 
     def __call__(

@@ -72,8 +72,11 @@ class Runner:
                 leaves.append(Leaf(places, samples))
                 continue
             transform = self.steps[end].t
-            with closing(draws.own(places, self._first[end])) as own:  # type: ignore[type-var]
-                results = [transform(sample) for sample, _ in zip(samples, own, strict=True)]
+            if self.steps[end].draws:
+                with closing(draws.own(places, self._first[end])) as own:  # type: ignore[type-var]
+                    results = [transform(sample) for sample, _ in zip(samples, own, strict=True)]
+            else:
+                results = list(map(transform, samples))
             pending += [(places[rows], group, end + 1) for rows, group in grouped(results)]
         return leaves
 

@@ -107,8 +107,11 @@ class Broken:
 
 
 @pytest.mark.parametrize(("batch_size", "num_threads"), [(6, 0), (6, 2), (None, 0)])
-def test_an_error_is_no_end(make: Any, batch_size: int | None, num_threads: int) -> None:
+def test_an_error_is_no_end(
+    make: Any, batch_size: int | None, num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is raised again, the state is that of what was given, and nothing is left out where it was passing."""
+    monkeypatch.setattr("lmdbpipe.pipeline.Pipeline._takes_generators", lambda *_: False)  # a step that draws nothing
     options = {"batch_size": batch_size, "num_threads": num_threads}
     expected = list(make(transform=None, **options))
     transform = Broken(15)
