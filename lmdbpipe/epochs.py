@@ -22,6 +22,7 @@ to one epoch, so it is used once; its seed holds from then on.
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from typing import NamedTuple
 
@@ -40,10 +41,14 @@ _SLOTS = 1 + _WORKER_SLOTS
 _LOADER, _WORKERS, _NUMBER, _GENERATION, _EPOCH, _LAST_GENERATION, _LAST_EPOCH = range(7)
 """A slot: the loader, its workers, the number of the worker's pass, its generation and epoch, and those of the last."""
 _SLOT_CELLS = 7
-_WRITING = -2
-"""In place of a loader: the slot is being written, and counts for nobody."""
-_TOLD, _HAS_SEED, _SEED, _HAS_PASS_SEED, _PASS_SEED, _LOADED, _SIZE, _NOW, _NEXT, _HAS_WORKERS = range(10)
-_CELLS = 10
+_NOBODY, _WRITING = -1, -2
+"""In place of a loader: none; and less a loader, that the slot is being written for it and cannot be read."""
+_TRIES, _PAUSE = 1000, 1e-4
+"""How often to look again at slots that are being written, and the seconds between: who writes may be interrupted."""
+_TOLD, _HAS_SEED, _SEED, _HAS_PASS_SEED, _PASS_SEED, _NOW, _NEXT, _HAS_WORKERS = range(8)
+_LOADED, _SIZE, _LAST_LOADED, _LAST_SIZE, _LAST_LOADED_IN = range(8, 13)
+"""The epoch and size of the state that is loaded, and of the one before, which late workers need; its generation."""
+_CELLS = 13
 _STATE_BYTES = 65536
 """Room for a state of about 3,000 ranges; one that speaks for all takes 300 bytes."""
 
@@ -67,9 +72,9 @@ class EpochCounter:
     """Counts passes. Copies that travel to worker processes count together; other copies count on by themselves."""
 
     def __init__(self) -> None:
-        numbers = np.full(_CELLS + _SLOTS * _SLOT_CELLS + _STATE_BYTES // 8, -1, np.int64)
+        numbers = np.full(_CELLS + _SLOTS * _SLOT_CELLS + 2 * _STATE_BYTES // 8, -1, np.int64)
         numbers[:_CELLS] = 0
-        numbers[_LOADED] = -1
+        numbers[[_LOADED, _LAST_LOADED]] = -1
         self.__setstate__((_shared(numbers), os.getpid()))
 
     def __getstate__(self) -> tuple[torch.Tensor, int]:
@@ -80,8 +85,9 @@ class EpochCounter:
         memory, self._owner = state
         self._memory: torch.Tensor = memory.share_memory_()  # type: ignore[no-untyped-call]
         numbers = self._memory.numpy()  # quicker than torch here
-        self._all_cells, slots, told = np.split(numbers, [_CELLS, _CELLS + _SLOTS * _SLOT_CELLS])
-        self._slots, self._state = slots.reshape(_SLOT_CELLS, _SLOTS), told.view(np.uint8)
+        self._all_cells, slots, states = np.split(numbers, [_CELLS, _CELLS + _SLOTS * _SLOT_CELLS])
+        self._slots = slots.reshape(_SLOT_CELLS, _SLOTS)
+        self._state, self._last_state = states.view(np.uint8).reshape(2, _STATE_BYTES)
         self._numbers: dict[tuple[int, _Process], int] = {}
         """How many passes this process has begun, as one of a loader's workers."""
         _counters.add(self)
@@ -118,10 +124,11 @@ class EpochCounter:
         self._cells[_LOADED] = epoch
 
     def loaded(self, epoch: int) -> bytes | None:
-        """The state that was loaded for a pass."""
-        if self._cells.item(_LOADED) != epoch:
-            return None
-        return bytes(self._state[: self._cells[_SIZE]])
+        """The state that was loaded for a pass; in a worker, for the one that it has begun."""
+        process, cells = _this_process(), self._cells
+        if process.workers and self._slots.item(_GENERATION, process.slot) == cells.item(_LAST_LOADED_IN):
+            return bytes(self._last_state[: cells[_LAST_SIZE]]) if cells.item(_LAST_LOADED) == epoch else None
+        return bytes(self._state[: cells[_SIZE]]) if cells.item(_LOADED) == epoch else None
 
     @property
     def seed(self) -> int | None:
@@ -145,7 +152,7 @@ class EpochCounter:
         if not self._cells.item(_HAS_WORKERS):
             return self._slots.item(_EPOCH, 0) if self._slots.item(_GENERATION, 0) == now else None
         epochs = self._slots[_EPOCH].copy()  # first: of a slot that is written now, `begin` then sees all or nothing
-        begun = epochs[(self._slots[_GENERATION] == now) & (self._slots[_LOADER] != _WRITING)]
+        begun = epochs[(self._slots[_GENERATION] == now) & (self._slots[_LOADER] > _WRITING)]
         return int(begun.max()) if len(begun) else None
 
     def begin(self, seed: int | None = None) -> int:
@@ -207,6 +214,10 @@ class EpochCounter:
             )
 
     def _forget(self, epoch: int) -> None:
+        if self._cells.item(_LOADED) >= 0:
+            self._last_state[:] = self._state
+            self._cells[[_LAST_LOADED, _LAST_SIZE]] = self._cells[[_LOADED, _SIZE]]
+            self._cells[_LAST_LOADED_IN] = self._cells[_NOW]
         self._cells[_LOADED] = -1
         self._cells[_TOLD] = 0
         self._cells[_NEXT] = epoch
@@ -229,10 +240,14 @@ class EpochCounter:
         if not process.workers:
             return None
         own = _Begun(*(self._slots.item(cell, process.slot) for cell in (_GENERATION, _EPOCH)))
-        loaders, workers = self._slots[_LOADER], self._slots[_WORKERS]
-        others = np.flatnonzero((loaders == process.loader) & (workers == process.workers))
-        found = set()
-        for _, _, theirs, generation, epoch, last_generation, last_epoch in self._slots.T[others].tolist():
+        loaders, workers, found = self._slots[_LOADER], self._slots[_WORKERS], set()
+        for _ in range(_TRIES):
+            others = np.flatnonzero((loaders == process.loader) & (workers == process.workers))
+            rows = self._slots.T[others].tolist()
+            if (loaders[others] == process.loader).all() and not (loaders == _WRITING - process.loader).any():
+                break
+            time.sleep(_PAUSE)
+        for _, _, theirs, generation, epoch, last_generation, last_epoch in rows:
             if theirs == number:
                 found.add(_Begun(generation, epoch))
             elif theirs == number + 1:
@@ -246,7 +261,7 @@ class EpochCounter:
             self._cells[_HAS_WORKERS] = 1
         slot = self._slots[:, process.slot]
         last = slot[[_GENERATION, _EPOCH]].tolist() if int(slot[_LOADER]) == process.loader else (-1, -1)
-        slot[_LOADER] = _WRITING
+        slot[_LOADER] = _WRITING - max(process.loader, 0)
         row = [process.loader, process.workers, number, *begun, *last]
         slot[_WORKERS:] = row[_WORKERS:]
         slot[_LOADER] = process.loader
@@ -281,7 +296,7 @@ def _signed(seed: int) -> int:
 def _this_process() -> _Process:
     info = get_worker_info()
     if info is None:
-        return _Process(0, -1, 0)
+        return _Process(0, _NOBODY, 0)
     if info.id >= _MOST_WORKERS:
         raise ConfigError(f"at most {_MOST_WORKERS} workers can share a reader, got {info.num_workers}")
     return _Process(1 + info.seed % _WORKER_SLOTS, info.seed - info.id, info.num_workers)

@@ -6,6 +6,7 @@ import copy
 import itertools
 import multiprocessing
 import pickle
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,42 @@ def test_late_passes_are_of_their_time() -> None:
     with as_worker(0, 2):
         assert counter.begin() == 5
     assert counter.peek() == 6
+
+
+@pytest.mark.parametrize("told", [3, 4])
+def test_late_passes_have_the_state_of_their_time(told: int) -> None:
+    """A worker that begins a resumed pass late finds its state, whatever was told or loaded for the next one."""
+    counter = EpochCounter()
+    counter.load(3, 0, b"first")
+    with as_worker(0, 2):
+        assert (counter.begin(), counter.loaded(3)) == (3, b"first")
+    counter.set(4) if told == 4 else counter.load(3, 0, b"second")
+    with as_worker(1, 2):
+        assert (counter.begin(), counter.loaded(3)) == (3, b"first")
+    for worker in range(2):
+        with as_worker(worker, 2):
+            assert (counter.begin(), counter.loaded(told)) == (told, None if told == 4 else b"second")
+    assert counter.loaded(told) == (None if told == 4 else b"second")
+
+
+def test_slots_that_are_written_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that begins while another one writes what it has begun finds that, or goes on if it never comes."""
+    counter = EpochCounter()
+    monkeypatch.setattr("lmdbpipe.epochs._TRIES", 600_000)
+    with as_worker(0, 2):
+        counter.begin()
+        slot = counter._slots[:1, 1 + 1000 % 4096]
+    counter.set(5)
+    loader, slot[0] = int(slot[0]), -2 - int(slot[0])
+    thread = threading.Timer(0.001, slot.fill, (loader,))
+    thread.start()
+    with as_worker(1, 2):
+        assert counter.begin() == 0
+    thread.join()
+    slot[0] = -2 - loader
+    monkeypatch.setattr("lmdbpipe.epochs._TRIES", 10)
+    with as_worker(2, 3):
+        assert counter.begin() == 5
 
 
 def test_passes_at_once() -> None:

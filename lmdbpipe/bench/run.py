@@ -15,6 +15,7 @@ import itertools
 import multiprocessing
 import statistics
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,13 +99,15 @@ def _warm(file: Path, length: int, options: Options, notes: list[str]) -> list[R
 
 @contextlib.contextmanager
 def _noted(rows: dict[Way, Row], way: Way) -> Iterator[None]:
-    """Note why a way could not be measured, and go on with the others.
+    """Note why a way could not be measured, also that it would not be the one that is named, and go on with the others.
 
     Raises:
         FormatError: The file is damaged.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "no threads read ahead")
+            yield
     except FormatError:
         raise
     except Exception as error:  # a transform may raise anything, and worker processes need it pickled
